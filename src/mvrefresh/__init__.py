@@ -1,0 +1,49 @@
+"""Keep PostgreSQL materialized views fresh: right order, right method, one transaction."""
+
+from __future__ import annotations
+
+import logging
+
+from mvrefresh.api import plan, refresh, refresh_all_materialized_views, refresh_materialized_view
+from mvrefresh.errors import MvrefreshError
+from mvrefresh.events import Event, EventBus
+from mvrefresh.metrics.memory import InMemoryMetricsStore
+from mvrefresh.metrics.postgres import PostgresMetricsStore
+from mvrefresh.metrics.store import MetricsStore, MetricsSummary, RefreshRecord
+from mvrefresh.postgres.database import Database, DatabaseHealth
+from mvrefresh.postgres.schema import Schema
+from mvrefresh.refreshing.plan import Plan, Step
+from mvrefresh.refreshing.policy import RefreshPolicy
+from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport, Status
+from mvrefresh.refreshing.runner import Runner
+from mvrefresh.refreshing.view import MaterializedView, UniqueIndex, ViewName
+
+__all__ = [
+    "Database",
+    "DatabaseHealth",
+    "Event",
+    "EventBus",
+    "InMemoryMetricsStore",
+    "MaterializedView",
+    "MetricsStore",
+    "MetricsSummary",
+    "MvrefreshError",
+    "Plan",
+    "PostgresMetricsStore",
+    "RefreshOutcome",
+    "RefreshPolicy",
+    "RefreshRecord",
+    "RefreshReport",
+    "Runner",
+    "Schema",
+    "Status",
+    "Step",
+    "UniqueIndex",
+    "ViewName",
+    "plan",
+    "refresh",
+    "refresh_all_materialized_views",
+    "refresh_materialized_view",
+]
+
+logging.getLogger("mvrefresh").addHandler(logging.NullHandler())

@@ -1,0 +1,225 @@
+"""Everything `mvrefresh` raises.
+
+One tree; every class says in `fix` what to do about it, and every message ends with that::
+
+    MvrefreshError
+    ├── ConfigurationError          a parameter cannot be meant (also a ValueError)
+    ├── UnknownView                 no such materialized view (also a LookupError)
+    │   ├── NotAMaterializedView    there is one of that name, but of another kind
+    │   └── AmbiguousView           several schemas have one of that name
+    ├── DatabaseUnavailable         no connection was to be had
+    │   ├── PoolExhausted           the host's pool had none free in time
+    │   └── ForkedPool              the pool belongs to the parent process
+    ├── SchemaMissing               the library's tables are not installed
+    │   ├── SchemaOutdated          they are of an older version
+    │   └── SchemaTooNew            they are of a newer version
+    ├── RecordingFailed             the metrics store did not take a required record
+    └── RefreshError                one view was not refreshed; `view`, `sqlstate`
+        ├── ViewVanished            it was dropped while the run went on
+        ├── PermissionDenied        the role may not refresh it
+        ├── ConcurrentlyImpossible  CONCURRENTLY is impossible and `fallback="never"`
+        ├── DuplicateRows           its new content breaks its unique index
+        ├── LockNotAvailable        somebody else held a lock for too long
+        ├── RefreshTimedOut         a time limit ended it
+        ├── RefreshCancelled        somebody cancelled it
+        ├── ConnectionLost          the server or the network went away
+        ├── OutOfSpace              the server's disk is full
+        ├── DefinitionFailed        its own query raised an error
+        └── UpstreamFailed          a view it reads was not refreshed
+
+A failed view is in the report and not an exception: `RefreshError`s are found in
+`RefreshOutcome.error` and are raised by `RefreshReport.raise_for_failures()` only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class MvrefreshError(Exception):
+    """The root of the tree: catch this to catch everything of the library's own."""
+
+    fix: ClassVar[str] = ""
+    """What to do about it, in a sentence."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what.rstrip('.')}. {self.fix}".strip())
+
+
+class ConfigurationError(MvrefreshError, ValueError):
+    """A parameter cannot be meant."""
+
+
+class UnknownView(MvrefreshError, LookupError):
+    """No materialized view of that name is in the database.
+
+    Attributes:
+        readings: The (schema or None, name) pairs that were looked for.
+    """
+
+    fix = "`mvrefresh list` shows the materialized views of this database."
+
+    def __init__(self, what: str, *, readings: Sequence[tuple[str | None, str]] = ()) -> None:
+        self.readings = tuple(readings)
+        super().__init__(what)
+
+
+class NotAMaterializedView(UnknownView):
+    """A relation of that name exists, but it is of another kind."""
+
+    fix = (
+        "Only materialized views can be refreshed; `mvrefresh list` shows those of this database."
+    )
+
+
+class AmbiguousView(UnknownView):
+    """Several schemas have a materialized view of that name, none of them on the search path."""
+
+    fix = "Write the schema before the name."
+
+
+class DatabaseUnavailable(MvrefreshError):
+    """No connection to the database was to be had."""
+
+    fix = "Check that the server runs and that the DSN, the network and the password are right."
+
+
+class PoolExhausted(DatabaseUnavailable):
+    """The pool had no connection free in time."""
+
+    fix = "Raise the pool's max_size, or find who keeps its connections (db.health() shows its use)."
+
+
+class ForkedPool(DatabaseUnavailable):
+    """This process is a fork, and the pool's connections belong to its parent."""
+
+    fix = "Make the pool and the Database after the fork, in each worker (post_fork in gunicorn)."
+
+
+class SchemaMissing(MvrefreshError):
+    """The library's tables and functions are not in the database."""
+
+    fix = (
+        "Run `mvrefresh schema --apply` (or put the output of `mvrefresh schema --sql` into a "
+        'migration), or pass coordination="local" to go without.'
+    )
+
+
+class SchemaOutdated(SchemaMissing):
+    """The library's tables are of an older version than this library needs."""
+
+    fix = "Run `mvrefresh schema --apply`: it upgrades in place and keeps the history."
+
+
+class SchemaTooNew(SchemaMissing):
+    """The library's tables are of a newer version than this library knows."""
+
+    fix = "Upgrade mvrefresh in this environment; a newer one has upgraded the database."
+
+
+class RecordingFailed(MvrefreshError):
+    """A record was required (`metrics_policy="required"`) and the store did not take it."""
+
+    fix = (
+        "The refresh was rolled back. Mend the metrics store, or use "
+        'metrics_policy="best_effort" where a refresh may go unrecorded.'
+    )
+
+
+class RefreshError(MvrefreshError):
+    """One view was not refreshed; its content is what it was before.
+
+    Attributes:
+        view: The view's name as the report writes it.
+        sqlstate: PostgreSQL's five-character code, where the server said one.
+    """
+
+    fix = "The view keeps its old content; PostgreSQL's own message is above."
+
+    def __init__(self, view: str, what: str, *, sqlstate: str | None = None) -> None:
+        self.view = view
+        self.sqlstate = sqlstate
+        code = f" [{sqlstate}]" if sqlstate else ""
+        super().__init__(f"{view}: {what.strip().rstrip('.')}{code}")
+
+
+class ViewVanished(RefreshError):
+    """The view was dropped while the run went on."""
+
+    fix = "If it was dropped on purpose, nothing is to be done; the next run plans without it."
+
+
+class PermissionDenied(RefreshError):
+    """The role may not refresh the view."""
+
+    fix = (
+        "REFRESH needs the view's owner or a member of that role; from PostgreSQL 17 "
+        "GRANT MAINTAIN ON the view is enough."
+    )
+
+
+class ConcurrentlyImpossible(RefreshError):
+    """A refresh that does not block readers is impossible, and blocking was ruled out."""
+
+    fix = (
+        "CONCURRENTLY needs a populated view and a valid unique index on columns alone, without "
+        'WHERE: create one, or allow a blocking refresh with fallback="regular".'
+    )
+
+
+class DuplicateRows(RefreshError):
+    """The view's new content breaks its unique index."""
+
+    fix = (
+        "The definition yields the same key twice (or a row twice with NULLs): mend the "
+        "definition, or make the unique index wider. A regular refresh would fail or hide it."
+    )
+
+
+class LockNotAvailable(RefreshError):
+    """Somebody else held a conflicting lock for longer than `lock_timeout`."""
+
+    fix = (
+        "Look for the holder in pg_locks (a long transaction that read the view, or DDL), end it, "
+        "or raise lock_timeout."
+    )
+
+
+class RefreshTimedOut(RefreshError):
+    """A time limit ended the refresh."""
+
+    fix = "Raise refresh_timeout, or make the view's query faster (EXPLAIN ANALYZE it)."
+
+
+class RefreshCancelled(RefreshError):
+    """The refresh was cancelled, in the server."""
+
+    fix = "The view keeps its old content; run it again when convenient."
+
+
+class ConnectionLost(RefreshError):
+    """The connection broke, and did not come back within the retries."""
+
+    fix = "The server rolls the refresh back; check its log, then run the view again."
+
+
+class OutOfSpace(RefreshError):
+    """The server has no disk space left."""
+
+    fix = "A refresh needs room for a second copy of the view, and CONCURRENTLY for a third."
+
+
+class DefinitionFailed(RefreshError):
+    """The view's own query raised an error."""
+
+    fix = "Run the view's query by hand (pg_get_viewdef shows it) and mend it or its data."
+
+
+class UpstreamFailed(RefreshError):
+    """A view that this one reads was not refreshed in this run."""
+
+    fix = "Mend the view it reads; this one was left alone."

@@ -1,0 +1,157 @@
+"""What happened, in the past tense, and how to hear of it.
+
+Callbacks run on the thread that did the work, in the order of subscription. One that raises is
+logged and the work goes on: nobody's dashboard may cost a refresh.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from uuid import UUID
+
+    from mvrefresh.refreshing.plan import Plan
+    from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
+
+logger = logging.getLogger("mvrefresh")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run began; `plan` is what it will do."""
+
+    run_id: UUID
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStarted:
+    """A view's refresh began."""
+
+    run_id: UUID
+    view: str
+    strategy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRetried:
+    """An attempt failed in a way that may pass; another follows."""
+
+    run_id: UUID
+    view: str
+    attempt: int
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshFellBack:
+    """CONCURRENTLY turned out to be impossible; a blocking refresh follows."""
+
+    run_id: UUID
+    view: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshFinished:
+    """A view is done with: refreshed, failed, skipped or cancelled."""
+
+    run_id: UUID
+    outcome: RefreshOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLost:
+    """The metrics store did not take a record; the refresh stands."""
+
+    run_id: UUID
+    view: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """A run ended."""
+
+    run_id: UUID
+    report: RefreshReport
+
+
+Event: TypeAlias = (
+    RunStarted
+    | RefreshStarted
+    | RefreshRetried
+    | RefreshFellBack
+    | RefreshFinished
+    | RecordLost
+    | RunFinished
+)
+"""Everything that a subscriber may be handed."""
+
+if TYPE_CHECKING:
+    Callback: TypeAlias = Callable[[Event], None]
+
+
+class EventBus:
+    """Hands events to whoever subscribed. Any thread may publish or subscribe."""
+
+    def __init__(self) -> None:
+        self._callbacks: tuple[Callback, ...] = ()
+        self._lock = Lock()
+
+    @contextmanager
+    def subscribe(self, callback: Callback) -> Iterator[None]:
+        """Hear of events for as long as the block lasts."""
+        with self._lock:
+            self._callbacks = (*self._callbacks, callback)
+        try:
+            yield
+        finally:
+            with self._lock:
+                left = list(self._callbacks)
+                left.remove(callback)
+                self._callbacks = tuple(left)
+
+    def publish(self, event: Event) -> None:
+        """Tell the log and everybody; never raises."""
+        for callback in (log_event, *self._callbacks):
+            try:
+                callback(event)
+            except Exception:
+                logger.exception(
+                    "a subscriber raised on %s; it stays subscribed", type(event).__name__
+                )
+
+
+def log_event(event: Event) -> None:
+    """The log's own subscriber: one line an event, on logger `mvrefresh`."""
+    match event:
+        case RunStarted(plan=plan):
+            logger.debug("run %s: %d views", event.run_id, len(plan))
+        case RefreshStarted():
+            logger.debug("%s: refresh, %s: %s", event.view, event.strategy, event.reason)
+        case RefreshRetried():
+            logger.warning("%s: attempt %d failed: %s", event.view, event.attempt, event.error)
+        case RefreshFellBack():
+            logger.warning("%s: falls back to a blocking refresh: %s", event.view, event.reason)
+        case RecordLost():
+            logger.error("%s: the record was lost: %s", event.view, event.error)
+        case RefreshFinished(outcome=outcome) if outcome:
+            logger.info(
+                "%s: %s in %.1f ms (%s)",
+                outcome.view,
+                outcome.status,
+                outcome.duration_ms,
+                outcome.strategy,
+            )
+        case RefreshFinished(outcome=outcome):
+            logger.error("%s: %s: %s", outcome.view, outcome.status, outcome.error)
+        case RunFinished(report=report):
+            logger.debug("run %s: done in %.1f ms", event.run_id, report.duration_ms)

@@ -1,0 +1,6 @@
+"""Everything that speaks SQL about views in general. Read in this order.
+
+`database` (connections), `faults` (what an SQLSTATE means), `catalog` (the views and what reads
+what), `schema` (the library's own tables, versioned), `locks` and `state` (who may refresh, and
+what the content is), `notify` (the channel). Statements of more than a line are in `sql/`.
+"""

@@ -1,0 +1,332 @@
+"""Connections: for short work from a pool, for refreshes of their own.
+
+A refresh runs for minutes on a connection that nobody else set up for short queries: a pool's
+`statement_timeout`, `idle_in_transaction` or REPEATABLE READ must not reach it. So `connection()`
+hands out the pool's, and `dedicated()` opens direct ones, keeps a few for the next refresh, and
+knows which are in use, so that `cancel` reaches the server.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+import psycopg_pool
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool, PoolExhausted
+from mvrefresh.postgres.faults import message_of
+from mvrefresh.postgres.schema import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Self, TypeAlias
+
+    AnyConnection: TypeAlias = psycopg.Connection[Any]
+    AnyPool: TypeAlias = psycopg_pool.ConnectionPool[Any]
+
+POOL_WARNING: Final = 0.8
+"""Share of a pool in use from which `health()` warns."""
+
+_DEFAULTS: Final = {
+    # A dead peer is noticed after 30 + 5 * 10 seconds instead of two hours.
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 5,
+    "connect_timeout": 10,
+    "application_name": "mvrefresh",
+}
+_KEPT_IDLE: Final = 4
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_of_the_parent: list[object] = []  # a fork's inheritance: kept, so that nothing closes it
+
+
+def _after_fork() -> None:
+    for database in list(_databases):
+        database._forget_parent()  # noqa: SLF001 - our own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseHealth:
+    """What `Database.health()` found.
+
+    Attributes:
+        status: "healthy"; "degraded" when the pool is used to 80 % or more; "unhealthy".
+        latency_ms: Milliseconds of a round trip; None without an answer.
+        pool_used, pool_size: Connections of the pool in use, and its max_size; None without one.
+        detail: What is wrong, in words; empty when nothing is.
+    """
+
+    status: str
+    latency_ms: float | None = None
+    server_version: int | None = None
+    in_recovery: bool | None = None
+    behind_pooler: bool | None = None
+    pool_used: int | None = None
+    pool_size: int | None = None
+    detail: str = ""
+
+
+class Database:
+    """A PostgreSQL database, and how to reach it. Safe to share between threads.
+
+    Exactly one of the first three says where it is:
+
+    Args:
+        dsn: A connection string or URI. Parameters of libpq's environment (PG*) fill the rest.
+        pool: The host's own `psycopg_pool.ConnectionPool`; it stays the host's to close.
+        connect: A function that returns a new psycopg connection.
+        schema: Where the library's state and functions live.
+        metrics_schema: Where table `refresh_metrics` lives; the same by default.
+        max_connections: Size of the pool that is made for short work (not with `pool`).
+        timeout: Seconds to wait for a connection of the pool.
+        prepare_threshold: As psycopg's; None for a pooler without prepared statements
+            (PgBouncer before 1.21). Refreshes never prepare.
+
+    Raises:
+        ConfigurationError: Not exactly one source was given, or the DSN is none.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        pool: AnyPool | None = None,
+        connect: Callable[[], AnyConnection] | None = None,
+        schema: str = "mvrefresh",
+        metrics_schema: str | None = None,
+        max_connections: int = 8,
+        timeout: float = 10.0,
+        prepare_threshold: int | None = 5,
+    ) -> None:
+        if sum(source is not None for source in (dsn, pool, connect)) != 1:
+            raise ConfigurationError("Database() takes exactly one of dsn, pool=, connect=")
+        self.schema = Schema(schema, metrics_schema)
+        self._conninfo = _conninfo(dsn) if dsn is not None else None
+        self._factory = connect
+        self._host_pool = pool
+        self._own_pool: AnyPool | None = None
+        self._max_connections = max_connections
+        self._timeout = timeout
+        self._prepare_threshold = prepare_threshold
+        self._idle: list[AnyConnection] = []
+        self._lock = Lock()
+        self._closed = False
+        self._pid = os.getpid()
+        _databases.add(self)
+
+    def __repr__(self) -> str:
+        if self._host_pool is not None:
+            where = f"pool={self._host_pool.name!r}"
+        elif self._factory is not None:
+            where = f"connect={getattr(self._factory, '__qualname__', 'factory')}"
+        else:
+            parts = conninfo_to_dict(self._conninfo or "")
+            where = " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname") if k in parts)
+        return f"Database({where})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def connection(self) -> Iterator[AnyConnection]:
+        """A connection for short work, from the pool; committed at the end of the block.
+
+        Raises:
+            PoolExhausted: None was free in time.
+            DatabaseUnavailable: The database cannot be reached.
+        """
+        pool = self._pool()
+        try:
+            connection = pool.getconn(self._timeout)
+        except psycopg_pool.PoolTimeout:
+            raise self._why_no_connection(pool) from None
+        except (psycopg.OperationalError, psycopg_pool.PoolClosed) as error:
+            raise DatabaseUnavailable(f"no connection to the database: {error}") from error
+        try:
+            with connection:  # commits, or rolls back
+                yield connection
+        finally:
+            pool.putconn(connection)
+
+    @contextmanager
+    def dedicated(self) -> Iterator[AnyConnection]:
+        """A direct connection in autocommit, apart from any pool, for as long as it takes.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached.
+        """
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is None or connection.closed:
+            connection = self._direct()
+        try:
+            yield connection
+        finally:
+            self._give_back(connection)
+
+    def _give_back(self, connection: AnyConnection) -> None:
+        status = connection.info.transaction_status
+        clean = not connection.closed and status == psycopg.pq.TransactionStatus.IDLE
+        with self._lock:
+            keep = clean and not self._closed and len(self._idle) < _KEPT_IDLE
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()
+
+    def _direct(self) -> AnyConnection:
+        try:
+            connection = self._open()
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable(
+                f"no connection to the database: {message_of(error)}"
+            ) from error
+        connection.autocommit = True
+        connection.prepare_threshold = None  # nothing to gain, and poolers lose them
+        return connection
+
+    def _open(self) -> AnyConnection:
+        if self._factory is not None:
+            return self._factory()
+        if self._host_pool is None:
+            return psycopg.connect(self._conninfo or "")
+        pool = self._host_pool
+        conninfo, kwargs = pool.conninfo, pool.kwargs
+        if callable(conninfo) or callable(kwargs):  # psycopg_pool 3.3 resolves them per connection
+            conninfo = conninfo() if callable(conninfo) else conninfo
+            kwargs = kwargs() if callable(kwargs) else kwargs
+        given = dict(kwargs or {})
+        given.pop("autocommit", None)
+        connection: AnyConnection = pool.connection_class.connect(conninfo, **given)
+        return connection
+
+    def _pool(self) -> AnyPool:
+        if self._host_pool is not None:
+            if self._pid != os.getpid():
+                raise ForkedPool("the pool was made by the parent of this process")
+            return self._host_pool
+        with self._lock:
+            if self._closed:
+                raise DatabaseUnavailable("this Database is closed")
+            if self._own_pool is None:
+                self._own_pool = self._make_pool()
+            return self._own_pool
+
+    def _make_pool(self) -> AnyPool:
+        first = self._direct()  # says at once, and why, where a pool would wait and time out
+        self._idle.append(first)
+        opener = self._open
+
+        class Direct(psycopg.Connection[Any]):
+            """Lets the pool open its connections by the host's factory, too."""
+
+            @classmethod
+            def connect(cls, *_: Any, **__: Any) -> Any:
+                return opener()
+
+        def configure(connection: AnyConnection) -> None:
+            connection.autocommit = True
+            connection.prepare_threshold = self._prepare_threshold
+
+        return psycopg_pool.ConnectionPool(
+            connection_class=Direct,
+            configure=configure,
+            check=psycopg_pool.ConnectionPool.check_connection,
+            min_size=0,
+            max_size=self._max_connections,
+            timeout=self._timeout,
+            open=True,
+            name="mvrefresh",
+        )
+
+    def _why_no_connection(self, pool: AnyPool) -> DatabaseUnavailable:
+        stats = pool.get_stats()
+        used, size = _use(stats)
+        if used < size:  # it had room, so it could not connect: ask the server why
+            self._direct().close()
+        return PoolExhausted(
+            f"no connection was free within {self._timeout:g} s: {used} of {size} in use, "
+            f"{stats.get('requests_waiting', 0)} callers waiting"
+        )
+
+    def pool_use(self) -> tuple[int, int] | None:
+        """(connections in use, max_size) of the pool for short work; None while there is none."""
+        pool = self._host_pool or self._own_pool
+        return None if pool is None else _use(pool.get_stats())
+
+    def health(self) -> DatabaseHealth:
+        """Ask the server for a sign of life, on a direct connection; never raises."""
+        use = self.pool_use()
+        used, size = use if use is not None else (None, None)
+        started = monotonic()
+        try:
+            with self.dedicated() as connection:
+                row = connection.execute("SELECT pg_backend_pid(), pg_is_in_recovery()").fetchone()
+                pid, in_recovery = row if row is not None else (0, None)
+                latency = (monotonic() - started) * 1000
+                version = connection.info.server_version
+                pooler = connection.info.backend_pid != pid
+        except (DatabaseUnavailable, psycopg.Error) as error:
+            return DatabaseHealth(
+                "unhealthy", pool_used=used, pool_size=size, detail=message_of(error)
+            )
+        pressed = used is not None and size is not None and used >= POOL_WARNING * size
+        return DatabaseHealth(
+            status="degraded" if pressed else "healthy",
+            latency_ms=latency,
+            server_version=version,
+            in_recovery=in_recovery,
+            behind_pooler=pooler,
+            pool_used=used,
+            pool_size=size,
+            detail=f"{used} of {size} connections of the pool are in use" if pressed else "",
+        )
+
+    def close(self) -> None:
+        """Close what this object opened; the host's pool stays open. Twice is once."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            pool, self._own_pool = self._own_pool, None
+        for connection in idle:
+            connection.close()
+        if pool is not None:
+            pool.close()
+
+    def _forget_parent(self) -> None:
+        """In a forked child: leave the parent's connections alone, start with none."""
+        # Closing them would say goodbye to the server on the parent's sockets.
+        _of_the_parent.extend((self._idle, self._own_pool))
+        self._idle, self._own_pool = [], None
+        self._lock = Lock()
+
+
+def _use(stats: dict[str, int]) -> tuple[int, int]:
+    return stats.get("pool_size", 0) - stats.get("pool_available", 0), stats.get("pool_max", 0)
+
+
+def _conninfo(dsn: str) -> str:
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # The driver's message quotes the text, and the text may hold a password.
+        raise ConfigurationError(
+            'the DSN is neither a URI ("postgresql://user@host/db") nor key=value pairs'
+        ) from None
+    return make_conninfo(dsn, **{k: v for k, v in _DEFAULTS.items() if k not in given})

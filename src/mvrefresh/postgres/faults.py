@@ -1,0 +1,86 @@
+"""What an error of PostgreSQL or of the connection means to a refresh: pure look-ups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from mvrefresh import errors
+
+if TYPE_CHECKING:
+    from mvrefresh.errors import RefreshError
+
+_TRANSIENT: Final = frozenset({
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "55P03",  # lock_not_available
+    "57P01",  # admin_shutdown: this backend was terminated
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now: the server starts up or goes down
+    "53300",  # too_many_connections
+})  # fmt: skip
+
+MAYBE_NOT_CONCURRENTLY: Final = frozenset({"0A000", "55000"})
+"""What REFRESH CONCURRENTLY says when it is impossible (but a definition can say it too)."""
+
+QUEUE_FULL: Final = "54000"
+"""What COMMIT says when the notification queue is full."""
+
+RECORD_REFUSED: Final = "MV001"
+"""What our own function raises when a required record was not taken."""
+
+_MEANINGS: Final[dict[str, type[RefreshError]]] = {
+    "42P01": errors.ViewVanished,
+    "42501": errors.PermissionDenied,
+    "21000": errors.DuplicateRows,
+    "23505": errors.DuplicateRows,
+    "55P03": errors.LockNotAvailable,
+    "57014": errors.RefreshTimedOut,
+    "25P04": errors.RefreshTimedOut,  # transaction_timeout
+    "53100": errors.OutOfSpace,
+    "57P01": errors.ConnectionLost,
+    "57P02": errors.ConnectionLost,
+    "57P03": errors.ConnectionLost,
+}
+
+
+def is_connection_loss(error: BaseException) -> bool:
+    """Whether the connection itself is gone: no word from the server, or class 08."""
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    state = error.sqlstate
+    return state is None or state.startswith("08") or state in ("57P01", "57P02", "57P03")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same thing, tried again, may well succeed."""
+    if isinstance(error, errors.DatabaseUnavailable):
+        return not isinstance(error, errors.ForkedPool)
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate in _TRANSIENT or is_connection_loss(error)
+
+
+def message_of(error: BaseException) -> str:
+    """The server's words on one line, with detail; nothing of the connection string."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        parts = [error.diag.message_primary, error.diag.message_detail]
+        return ": ".join(part.strip().replace("\n", " ") for part in parts if part)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def as_refresh_error(view: str, error: BaseException) -> RefreshError:
+    """The typed error for what stopped the refresh of `view`; it keeps `error` as its cause."""
+    if isinstance(error, errors.RefreshError):
+        return error
+    sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if is_connection_loss(error) or isinstance(error, errors.DatabaseUnavailable):
+        kind: type[RefreshError] = errors.ConnectionLost
+    else:
+        kind = _MEANINGS.get(sqlstate or "", errors.DefinitionFailed)
+    if not isinstance(error, psycopg.Error | errors.DatabaseUnavailable):
+        kind = errors.RefreshError  # a fault of ours or of a store, not of the view's query
+    typed = kind(view, message_of(error), sqlstate=sqlstate)
+    typed.__cause__ = error
+    return typed

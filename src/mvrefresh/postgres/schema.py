@@ -1,0 +1,146 @@
+"""The library's own tables and functions: their DDL, their version, how they are installed.
+
+Nothing is ever created silently: a host asks for it (`mvrefresh schema --apply`, or the text of
+`mvrefresh schema --sql` in a migration of its own).
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from mvrefresh.errors import SchemaMissing, SchemaOutdated, SchemaTooNew
+from mvrefresh.postgres import notify
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+_LOCK = 0x6D767363_68656D61  # "mvschema": CREATE IF NOT EXISTS is not safe against itself
+
+
+class Schema:
+    """The library's place in a database.
+
+    Args:
+        name: Schema of state, functions and version.
+        metrics: Schema of table `refresh_metrics`; the same by default.
+    """
+
+    def __init__(self, name: str = "mvrefresh", metrics: str | None = None) -> None:
+        self.name = name
+        self.metrics = metrics or name
+
+    def __repr__(self) -> str:
+        return f"Schema({self.name!r}, metrics={self.metrics!r})"
+
+    @staticmethod
+    def _steps() -> list[tuple[int, str]]:
+        """The numbered files of `sql/schema`, oldest first."""
+        folder = files("mvrefresh.postgres.sql").joinpath("schema")
+        named = sorted((f.name, f) for f in folder.iterdir() if f.name.endswith(".sql"))
+        return [(int(name[:3]), f.read_text(encoding="utf-8")) for name, f in named]
+
+    @property
+    def latest(self) -> int:
+        """The version that this library needs."""
+        return self._steps()[-1][0]
+
+    def identifier(self, name: str) -> sql.Identifier:
+        """A thing of this schema, quoted."""
+        return sql.Identifier(self.name, name)
+
+    @property
+    def metrics_table(self) -> sql.Identifier:
+        """Table `refresh_metrics`, quoted."""
+        return sql.Identifier(self.metrics, "refresh_metrics")
+
+    def _compose(self, text: str) -> sql.Composed:
+        return sql.SQL(text).format(  # type: ignore[arg-type]  # our own files
+            schema=sql.Identifier(self.name),
+            metrics=sql.Identifier(self.metrics),
+            channel=sql.Literal(notify.CHANNEL),
+        )
+
+    def statements(self, *, since: int = 0) -> list[sql.Composed]:
+        """The DDL, one composed text a version, of the versions after `since`."""
+        head = self._compose(
+            "CREATE SCHEMA IF NOT EXISTS {schema};\n"
+            "CREATE SCHEMA IF NOT EXISTS {metrics};\n"
+            "CREATE TABLE IF NOT EXISTS {schema}.version ("
+            "version integer PRIMARY KEY, "
+            "installed_at timestamptz NOT NULL DEFAULT clock_timestamp());\n"
+        )
+        steps = [
+            self._compose(text)
+            + self._compose(f"\nINSERT INTO {{schema}}.version (version) VALUES ({number});\n")
+            for number, text in self._steps()
+            if number > since
+        ]
+        return [head, *steps]
+
+    def ddl(self, connection: Connection[Any] | None = None) -> str:
+        """All of it as one SQL script, for a migration of the host's own.
+
+        Identifiers are quoted by the rules of `connection`, or of a UTF-8 database without one.
+        """
+        body = "\n".join(part.as_string(connection) for part in self.statements())
+        return f"BEGIN;\n{body}COMMIT;\n"
+
+    def version(self, connection: Connection[Any]) -> int:
+        """The installed version; 0 when there is none."""
+        row = connection.execute(
+            "SELECT to_regclass(%s) IS NOT NULL",
+            (self.identifier("version").as_string(connection),),
+        ).fetchone()
+        if row is None or not row[0]:
+            return 0
+        found = connection.execute(
+            sql.SQL("SELECT coalesce(max(version), 0) FROM {}").format(self.identifier("version"))
+        ).fetchone()
+        return int(found[0]) if found else 0
+
+    def apply(self, connection: Connection[Any]) -> tuple[int, int]:
+        """Install or upgrade in place, in one transaction, safe against others doing the same.
+
+        Returns:
+            (version before, version after).
+
+        Raises:
+            SchemaTooNew: A newer library has been here.
+        """
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            before = self.version(connection)
+            if before > self.latest:
+                raise self._too_new(before)
+            if before < self.latest:
+                connection.execute("SET LOCAL client_min_messages = warning")
+                for statement in self.statements(since=before):
+                    connection.execute(statement)
+        return before, self.latest
+
+    def check(self, connection: Connection[Any]) -> None:
+        """See that the installed version is the needed one.
+
+        Raises:
+            SchemaMissing, SchemaOutdated, SchemaTooNew: It is not; the error names the fix.
+        """
+        found = self.version(connection)
+        if found == self.latest:
+            return
+        if found == 0:
+            raise SchemaMissing(f"mvrefresh's tables are not in schema {self.name!r}")
+        if found < self.latest:
+            raise SchemaOutdated(
+                f"mvrefresh's tables in schema {self.name!r} are of version {found}, "
+                f"and this library needs {self.latest}"
+            )
+        raise self._too_new(found)
+
+    def _too_new(self, found: int) -> SchemaTooNew:
+        return SchemaTooNew(
+            f"mvrefresh's tables in schema {self.name!r} are of version {found}, "
+            f"and this library knows {self.latest} at most"
+        )

@@ -1,0 +1,33 @@
+-- Every materialized view, what it can and who may refresh it; one row each.
+SELECT c.oid::bigint AS oid,
+       n.nspname AS schema,
+       c.relname AS name,
+       pg_get_userbyid(c.relowner) AS owner,
+       c.relispopulated AS populated,
+       pg_total_relation_size(c.oid) AS size_bytes,
+       c.reltuples::bigint AS rows_estimate,
+       -- REFRESH asks for MAINTAIN from PostgreSQL 17 on, and for ownership before.
+       has_schema_privilege(n.oid, 'USAGE') AND CASE
+           WHEN current_setting('server_version_num')::int >= 170000
+           THEN has_table_privilege(c.oid, %(privilege)s)
+           ELSE pg_has_role(c.relowner, 'USAGE')
+       END AS permitted,
+       coalesce((
+           SELECT jsonb_agg(jsonb_build_object(
+                      'name', ic.relname,
+                      'columns', (
+                          SELECT coalesce(jsonb_agg(pg_get_indexdef(i.indexrelid, k, true)
+                                                    ORDER BY k), '[]')
+                            FROM generate_series(1, i.indnkeyatts) k),
+                      'valid', i.indisvalid,
+                      'immediate', i.indimmediate,
+                      'partial', i.indpred IS NOT NULL,
+                      'expression', i.indexprs IS NOT NULL,
+                      'btree', am.amname = 'btree') ORDER BY ic.relname)
+             FROM pg_index i
+             JOIN pg_class ic ON ic.oid = i.indexrelid
+             JOIN pg_am am ON am.oid = ic.relam
+            WHERE i.indrelid = c.oid AND i.indisunique), '[]') AS unique_indexes
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'm' AND NOT pg_is_other_temp_schema(n.oid)

@@ -1,0 +1,161 @@
+"""Runs a plan: every step after those it reads, several at once, each to its own outcome."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from graphlib import TopologicalSorter
+from time import monotonic
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from mvrefresh.events import EventBus, RefreshFinished, RunFinished, RunStarted
+from mvrefresh.metrics.memory import InMemoryMetricsStore
+from mvrefresh.metrics.postgres import PostgresMetricsStore
+from mvrefresh.refreshing.cancellation import Cancellation
+from mvrefresh.refreshing.policy import RefreshPolicy
+from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport, Status
+from mvrefresh.refreshing.run import Run
+from mvrefresh.refreshing.step import StepRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mvrefresh.metrics.store import MetricsStore
+    from mvrefresh.postgres.database import Database
+    from mvrefresh.refreshing.plan import Plan, Step
+
+
+class Runner:
+    """Runs plans on a database. Any thread may run one; several may at a time.
+
+    Args:
+        database: Whose views.
+        metrics: Where outcomes are recorded; by default table `refresh_metrics` of the
+            database, or process memory with `coordination="local"`.
+        policy: How runs behave.
+        events: Whom to tell; one's own bus by default.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        metrics: MetricsStore | None = None,
+        policy: RefreshPolicy | None = None,
+        events: EventBus | None = None,
+    ) -> None:
+        self.database = database
+        self.policy = policy or RefreshPolicy()
+        self.metrics: MetricsStore = metrics or self._default_metrics()
+        self.events = events or EventBus()
+        self._running: set[Cancellation] = set()
+
+    def _default_metrics(self) -> MetricsStore:
+        if self.policy.coordination == "local":
+            return InMemoryMetricsStore()
+        return PostgresMetricsStore(self.database)
+
+    def run(self, plan: Plan) -> RefreshReport:
+        """Carry out a plan, to the end of every step that can be reached.
+
+        A view's failure is its outcome; the views that read it are skipped, all others go on.
+
+        Raises:
+            SchemaMissing: Coordination needs the library's tables, and they are not there (or
+                of another version). Nothing was touched.
+            DatabaseUnavailable: The database cannot be reached.
+        """
+        if self.policy.coordination == "schema":
+            with self.database.dedicated() as connection:
+                self.database.schema.check(connection)
+        started_at, started = datetime.now(UTC), monotonic()
+        run = Run(
+            run_id=uuid4(),
+            plan=plan,
+            database=self.database,
+            metrics=self.metrics,
+            policy=self.policy,
+            events=self.events,
+            cancellation=Cancellation(),
+            host=socket.gethostname(),
+        )
+        run.events.publish(RunStarted(run.run_id, plan))
+        with self._cancellable(run.cancellation):
+            outcomes = _Schedule(run).complete()
+        report = RefreshReport(
+            run_id=run.run_id,
+            outcomes=tuple(outcomes[step.view.oid] for step in plan),
+            started_at=started_at,
+            duration_ms=(monotonic() - started) * 1000,
+        )
+        run.events.publish(RunFinished(run.run_id, report))
+        return report
+
+    @contextmanager
+    def _cancellable(self, cancellation: Cancellation) -> Iterator[None]:
+        self._running.add(cancellation)
+        try:
+            yield
+        finally:
+            self._running.discard(cancellation)
+
+    def cancel(self, timeout: float = 10.0) -> bool:
+        """End all runs of this runner, in the server; their reports say what was cancelled.
+
+        Args:
+            timeout: Seconds to wait for the server.
+
+        Returns:
+            Whether nothing runs any more.
+        """
+        return all([cancellation.cancel(timeout) for cancellation in list(self._running)])
+
+
+class _Schedule:
+    """The steps of one run, begun as soon as all they wait for is done."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._steps = {step.view.oid: step for step in run.plan}
+        self._sorter = TopologicalSorter({oid: step.after for oid, step in self._steps.items()})
+        self._outcomes: dict[int, RefreshOutcome] = {}
+
+    def complete(self) -> dict[int, RefreshOutcome]:
+        """Run them all; outcome by oid."""
+        jobs = min(self._run.policy.jobs, max(len(wave) for wave in self._run.plan.waves or ((),)))
+        if jobs <= 1:
+            for step in self._run.plan:
+                self._finish(step.view.oid, self._outcome(step))
+            return self._outcomes
+        self._sorter.prepare()
+        pending: dict[Future[RefreshOutcome], int] = {}
+        with ThreadPoolExecutor(jobs, thread_name_prefix="mvrefresh") as pool:
+            try:
+                while self._sorter.is_active():
+                    for oid in self._sorter.get_ready():
+                        pending[pool.submit(self._outcome, self._steps[oid])] = oid
+                    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        oid = pending.pop(future)
+                        self._finish(oid, future.result())
+                        self._sorter.done(oid)
+            except BaseException:  # Ctrl-C: leave nothing running in the server
+                self._run.cancellation.cancel()
+                raise
+        return self._outcomes
+
+    def _outcome(self, step: Step) -> RefreshOutcome:
+        upstream = [self._outcomes[oid] for oid in sorted(step.after)]
+        broken = [outcome.view for outcome in upstream if not outcome]
+        if not broken:
+            return StepRun(self._run, step)()
+        if any(outcome.status is Status.CANCELLED for outcome in upstream):
+            return StepRun(self._run, step)()  # which finds that the run is cancelled
+        return StepRun(self._run, step).skip(broken)
+
+    def _finish(self, oid: int, outcome: RefreshOutcome) -> None:
+        self._outcomes[oid] = outcome
+        self._run.events.publish(RefreshFinished(self._run.run_id, outcome))
