@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mvrefresh.errors import NotAMaterializedView, UnknownView
 from mvrefresh.postgres.catalog import kind_of, read_catalog
+from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.plan import make_plan
 from mvrefresh.refreshing.runner import Runner
 from mvrefresh.refreshing.view import ViewName
@@ -42,7 +43,7 @@ def plan(
         UnknownView: No such materialized view; NotAMaterializedView: it is something else.
         DatabaseUnavailable: The database cannot be reached.
     """
-    with database.dedicated() as connection:
+    with unavailable_when_lost(), database.dedicated() as connection:
         graph = read_catalog(connection)
         try:
             return make_plan(graph, views, cascade=cascade, method=method, fallback=fallback)
@@ -73,7 +74,11 @@ def refresh(
     `report.raise_for_failures()` makes it one.
 
     Args:
-        database, views, cascade, method, fallback: As `plan`.
+        database: Whose views.
+        views: Names (`"mv"`, `"app.mv"`), or None for all of them.
+        cascade: Also every view that reads one of these.
+        method: "auto", or "concurrent" or "regular" by the caller's wish.
+        fallback: What to do where CONCURRENTLY is impossible: block readers, or refuse.
         policy: Limits, retries, parallelism; see `RefreshPolicy`.
         metrics: Where to record; by default table `refresh_metrics` of this database.
         events: Whom to tell of every step.

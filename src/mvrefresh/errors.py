@@ -71,9 +71,7 @@ class UnknownView(MvrefreshError, LookupError):
 class NotAMaterializedView(UnknownView):
     """A relation of that name exists, but it is of another kind."""
 
-    fix = (
-        "Only materialized views can be refreshed; `mvrefresh list` shows those of this database."
-    )
+    fix = "Only materialized views can be refreshed; `mvrefresh list` shows those of this database."
 
 
 class AmbiguousView(UnknownView):
@@ -91,7 +89,9 @@ class DatabaseUnavailable(MvrefreshError):
 class PoolExhausted(DatabaseUnavailable):
     """The pool had no connection free in time."""
 
-    fix = "Raise the pool's max_size, or find who keeps its connections (db.health() shows its use)."
+    fix = (
+        "Raise the pool's max_size, or find who keeps its connections (db.health() shows its use)."
+    )
 
 
 class ForkedPool(DatabaseUnavailable):

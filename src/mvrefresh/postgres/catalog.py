@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from mvrefresh.postgres import sql as statements
+from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.refreshing.graph import ViewGraph
 from mvrefresh.refreshing.view import MaterializedView, UniqueIndex, ViewName
 
@@ -36,7 +37,7 @@ def read_catalog(connection: Connection[Any]) -> ViewGraph:
 
     Round trips: one, however many views there are.
     """
-    privilege = "MAINTAIN" if connection.info.server_version >= 17_00_00 else "SELECT"
+    privilege = "MAINTAIN" if connection.info.server_version >= POSTGRES_17 else "SELECT"
     with connection.pipeline():
         path = connection.execute("SELECT current_schemas(true)")
         views = connection.execute(

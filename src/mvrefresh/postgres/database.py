@@ -21,7 +21,7 @@ import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool, PoolExhausted
-from mvrefresh.postgres.faults import message_of
+from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 from mvrefresh.postgres.schema import Schema
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 POOL_WARNING: Final = 0.8
 """Share of a pool in use from which `health()` warns."""
 
-_DEFAULTS: Final = {
+_DEFAULTS: Final[dict[str, str | int]] = {
     # A dead peer is noticed after 30 + 5 * 10 seconds instead of two hours.
     "keepalives": 1,
     "keepalives_idle": 30,
@@ -159,7 +159,7 @@ class Database:
         except (psycopg.OperationalError, psycopg_pool.PoolClosed) as error:
             raise DatabaseUnavailable(f"no connection to the database: {error}") from error
         try:
-            with connection:  # commits, or rolls back
+            with unavailable_when_lost(), connection.transaction():
                 yield connection
         finally:
             pool.putconn(connection)
@@ -171,14 +171,28 @@ class Database:
         Raises:
             DatabaseUnavailable: The database cannot be reached.
         """
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        if connection is None or connection.closed:
-            connection = self._direct()
+        connection = self._take_idle() or self._direct()
         try:
             yield connection
         finally:
             self._give_back(connection)
+
+    def _take_idle(self) -> AnyConnection | None:
+        """A kept connection that the server has not closed meanwhile, if there is one."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            try:
+                # Twice: the first may read the server's farewell, the second then its hang-up.
+                connection.pgconn.consume_input()
+                connection.pgconn.consume_input()
+            except psycopg.OperationalError:
+                connection.close()
+                continue
+            if not connection.broken and not connection.closed:
+                return connection
 
     def _give_back(self, connection: AnyConnection) -> None:
         status = connection.info.transaction_status

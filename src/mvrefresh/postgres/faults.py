@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -9,6 +10,8 @@ import psycopg
 from mvrefresh import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mvrefresh.errors import RefreshError
 
 _TRANSIENT: Final = frozenset({
@@ -20,6 +23,9 @@ _TRANSIENT: Final = frozenset({
     "57P03",  # cannot_connect_now: the server starts up or goes down
     "53300",  # too_many_connections
 })  # fmt: skip
+
+POSTGRES_17: Final = 17_00_00
+"""server_version from which there are MAINTAIN and transaction_timeout."""
 
 MAYBE_NOT_CONCURRENTLY: Final = frozenset({"0A000", "55000"})
 """What REFRESH CONCURRENTLY says when it is impossible (but a definition can say it too)."""
@@ -51,6 +57,17 @@ def is_connection_loss(error: BaseException) -> bool:
         return False
     state = error.sqlstate
     return state is None or state.startswith("08") or state in ("57P01", "57P02", "57P03")
+
+
+@contextmanager
+def unavailable_when_lost() -> Iterator[None]:
+    """Turn the loss of a connection inside the block into `DatabaseUnavailable`."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if not is_connection_loss(error):
+            raise
+        raise errors.DatabaseUnavailable(f"the connection broke: {message_of(error)}") from error
 
 
 def is_transient(error: BaseException) -> bool:

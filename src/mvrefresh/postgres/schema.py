@@ -57,7 +57,7 @@ class Schema:
         return sql.Identifier(self.metrics, "refresh_metrics")
 
     def _compose(self, text: str) -> sql.Composed:
-        return sql.SQL(text).format(  # type: ignore[arg-type]  # our own files
+        return sql.SQL(text).format(
             schema=sql.Identifier(self.name),
             metrics=sql.Identifier(self.metrics),
             channel=sql.Literal(notify.CHANNEL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
@@ -59,30 +60,37 @@ class ViewGraph:
             MvrefreshError: The views read each other in a circle (CREATE OR REPLACE of a plain
                 view between them can bring that about).
         """
-        wanted = sorted(set(oids), key=lambda oid: self._views[oid].name)
+        chosen = set(oids)
+        involved = chosen | self._reach(chosen)
+
+        def by_name(oid: int) -> ViewName:
+            return self._views[oid].name
+
         sorter = TopologicalSorter(
-            {oid: sorted(self._reach(oid), key=lambda o: self._views[o].name) for oid in wanted}
+            {
+                oid: sorted(self._views[oid].reads & involved, key=by_name)
+                for oid in sorted(involved, key=by_name)
+            }
         )
-        chosen = set(wanted)
         try:
             sorter.prepare()
         except CycleError as error:
-            names = " -> ".join(str(self._views[oid].name) for oid in error.args[1])
+            names = " -> ".join(str(by_name(oid)) for oid in error.args[1])
             raise MvrefreshError(
                 f"these views read each other in a circle: {names}. Mend the plain view that "
                 "closes it"
             ) from error
         ordered: list[MaterializedView] = []
         while sorter.is_active():
-            ready = sorted(sorter.get_ready(), key=lambda oid: self._views[oid].name)
+            ready = sorted(sorter.get_ready(), key=by_name)
             ordered.extend(self._views[oid] for oid in ready if oid in chosen)
             sorter.done(*ready)
         return ordered
 
-    def _reach(self, oid: int) -> set[int]:
-        """Everything `oid` reads, at any depth (itself too, if there is a circle)."""
+    def _reach(self, oids: set[int]) -> set[int]:
+        """Every view that the given ones read, at any depth."""
         reached: set[int] = set()
-        open_ = [oid]
+        open_ = list(oids)
         while open_:
             for read in self._views[open_.pop()].reads:
                 if read in self._views and read not in reached:
@@ -126,12 +134,14 @@ class ViewGraph:
                 f"there is no materialized view {wanted} in this database",
                 readings=[(wanted.schema, wanted.name)],
             )
-        if not isinstance(wanted, str) or not wanted.strip():
+        if not wanted.strip():
             raise ConfigurationError(f"{wanted!r} is not a view name")
         readings = self._readings(wanted)
         for schema, name in readings:
             if (view := self._lookup(schema, name)) is not None:
                 return view
+        if len(readings) == 1:
+            ViewName.parse(wanted)  # says what is wrong with it, if it is no name at all
         raise UnknownView(
             f"there is no materialized view {wanted!r} in this database", readings=readings
         )
@@ -143,11 +153,8 @@ class ViewGraph:
         schema, dot, name = text.partition(".")
         if dot and schema and name:
             exact.append((schema, name))
-        try:
+        with suppress(ConfigurationError):
             exact.append(ViewName.parse(text))
-        except ConfigurationError:
-            if '"' in text or len(text.encode()) > 63:  # noqa: PLR2004 - NAMEDATALEN
-                raise
         return exact
 
     def _lookup(self, schema: str | None, name: str) -> MaterializedView | None:

@@ -122,7 +122,8 @@ def _choose(view: MaterializedView, method: Method, fallback: Fallback) -> tuple
     if obstacle is None:
         index = view.usable_index
         assert index is not None  # noqa: S101 - what no obstacle means
-        return "concurrent", f"populated, with unique index {index.name} ({', '.join(index.columns)})"
+        columns = ", ".join(index.columns)
+        return "concurrent", f"populated, with unique index {index.name} ({columns})"
     if fallback == "never" and view.populated:
         return None, f"CONCURRENTLY is impossible, {obstacle}, and blocking was ruled out"
     if fallback == "never":

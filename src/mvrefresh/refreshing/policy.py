@@ -19,6 +19,8 @@ class RefreshPolicy:
         jobs: Views refreshed at the same time, each on a connection of its own.
         lock_timeout: Seconds that a refresh waits for any lock before it gives way (and is
             tried again): waiting for ACCESS EXCLUSIVE makes every later reader wait too.
+        wait_timeout: Seconds to wait for another refresh of the same view to end, which blocks
+            nobody; None: as long as it takes.
         refresh_timeout: Seconds that a refresh may take, enforced in the server; None: no limit,
             whatever statement_timeout the role has.
         attempts: How often a view is tried when its failure may pass (deadlock, lock, restart).
@@ -35,6 +37,7 @@ class RefreshPolicy:
 
     jobs: int = 2
     lock_timeout: float = 5.0
+    wait_timeout: float | None = 600.0
     refresh_timeout: float | None = None
     attempts: int = 6
     retry_timeout: float = 45.0
@@ -55,11 +58,12 @@ class RefreshPolicy:
                 raise ConfigurationError(
                     f"{name}={getattr(self, name)} is not a positive number of seconds"
                 )
-        if self.refresh_timeout is not None and self.refresh_timeout <= 0:
-            raise ConfigurationError(
-                f"refresh_timeout={self.refresh_timeout} is not a positive number of seconds "
-                "(None means no limit)"
-            )
+        for name in ("wait_timeout", "refresh_timeout"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)} is not a positive number of seconds "
+                    "(None means no limit)"
+                )
         for name, allowed in (
             ("metrics_policy", get_args(MetricsPolicy)),
             ("coordination", get_args(Coordination)),

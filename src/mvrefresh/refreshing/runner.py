@@ -14,6 +14,7 @@ from uuid import uuid4
 from mvrefresh.events import EventBus, RefreshFinished, RunFinished, RunStarted
 from mvrefresh.metrics.memory import InMemoryMetricsStore
 from mvrefresh.metrics.postgres import PostgresMetricsStore
+from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.cancellation import Cancellation
 from mvrefresh.refreshing.policy import RefreshPolicy
 from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport, Status
@@ -69,7 +70,7 @@ class Runner:
             DatabaseUnavailable: The database cannot be reached.
         """
         if self.policy.coordination == "schema":
-            with self.database.dedicated() as connection:
+            with unavailable_when_lost(), self.database.dedicated() as connection:
                 self.database.schema.check(connection)
         started_at, started = datetime.now(UTC), monotonic()
         run = Run(
@@ -111,7 +112,8 @@ class Runner:
         Returns:
             Whether nothing runs any more.
         """
-        return all([cancellation.cancel(timeout) for cancellation in list(self._running)])
+        stopped = [cancellation.cancel(timeout) for cancellation in list(self._running)]
+        return all(stopped)
 
 
 class _Schedule:

@@ -23,6 +23,7 @@ from psycopg.rows import namedtuple_row, tuple_row
 
 from mvrefresh.errors import ViewVanished
 from mvrefresh.postgres import locks
+from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.postgres.state import ViewState, lock_state
 from mvrefresh.refreshing.view import ViewName
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.policy import RefreshPolicy
     from mvrefresh.refreshing.strategies import Strategy
     from mvrefresh.refreshing.view import MaterializedView
-
-_V17 = 17_00_00
 
 
 class PlanOutdated(Exception):  # noqa: N818 - a signal to the step, not an error
@@ -117,8 +116,8 @@ def refresh_in_transaction(
 
 def _begin(connection: Connection[Any], oid: int, policy: RefreshPolicy) -> None:
     settings = {
-        "lock_timeout": _ms(policy.lock_timeout),
-        "statement_timeout": _ms(policy.refresh_timeout or 0),
+        "lock_timeout": _ms(policy.wait_timeout or 0),
+        "statement_timeout": "0",
         # Between two round trips: a host that is suspended there must not keep the lock.
         "idle_in_transaction_session_timeout": "5s",
         # A process that dies in mid-refresh frees the lock in a second, a network in three.
@@ -128,7 +127,7 @@ def _begin(connection: Connection[Any], oid: int, policy: RefreshPolicy) -> None
         "tcp_keepalives_count": "3",
         "tcp_user_timeout": "3s",
     }
-    if connection.info.server_version >= _V17:
+    if connection.info.server_version >= POSTGRES_17:
         settings["transaction_timeout"] = "0"
     calls = sql.SQL(", ").join(
         sql.SQL("set_config({}, {}, true)").format(name, value) for name, value in settings.items()
@@ -137,6 +136,12 @@ def _begin(connection: Connection[Any], oid: int, policy: RefreshPolicy) -> None
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
         connection.execute(sql.SQL("SELECT {}").format(calls))
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", locks.key(oid))
+        # From here on for the view's own lock: whoever waits for that makes readers wait.
+        connection.execute(
+            "SELECT set_config('lock_timeout', %s, true),"
+            " set_config('statement_timeout', %s, true)",
+            (_ms(policy.lock_timeout), _ms(policy.refresh_timeout or 0)),
+        )
 
 
 def _ms(seconds: float) -> str:
