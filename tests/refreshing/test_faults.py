@@ -321,7 +321,8 @@ class TestConnections:
         conn.execute(
             "CREATE SEQUENCE tries; CREATE FUNCTION dead() RETURNS int LANGUAGE plpgsql AS $$BEGIN"
             " IF nextval('public.tries') = 1 THEN"
-            " RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END IF; RETURN 1; END$$; CREATE MATERIALIZED VIEW k AS SELECT dead() AS x WITH NO DATA"
+            " RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END IF; RETURN 1; END$$;"
+            "CREATE MATERIALIZED VIEW k AS SELECT dead() AS x WITH NO DATA"
         )
         (outcome,) = mvrefresh.refresh(database, ["k"], policy=QUICK)
         assert (outcome.status, outcome.attempts) == (Status.SUCCEEDED, 2)

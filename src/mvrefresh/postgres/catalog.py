@@ -82,11 +82,11 @@ def _reading(
 
 
 def _by_reader(
-    rows: Iterable[tuple[int, str, bool, bool]],
+    rows: Iterable[tuple[int, str, bool]],
 ) -> dict[int, list[tuple[str, bool]]]:
     """Clock and volatile functions by the relation whose definition has them."""
     found: dict[int, list[tuple[str, bool]]] = defaultdict(list)
-    for reader, function, clock, _volatile in rows:
+    for reader, function, clock in rows:
         found[reader].append((function, clock))
     return found
 

@@ -16,23 +16,22 @@ WITH used AS (
      WHERE r.ev_class >= 16384
 )
 SELECT used.reader::bigint,
-       CASE WHEN n.nspname = 'pg_catalog' THEN p.proname
-            ELSE n.nspname || '.' || p.proname END AS function,
-       n.nspname = 'pg_catalog' AND p.proname IN (
-           'now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'timeofday'
-       ) OR n.nspname = 'pg_catalog' AND p.proname = 'age' AND p.pronargs = 1 AS clock,
-       p.provolatile = 'v' AS volatile
+       CASE WHEN f.built_in THEN f.proname ELSE f.nspname || '.' || f.proname END AS function,
+       f.clock
   FROM used
-  JOIN pg_proc p ON p.oid = used.proc
-  JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE p.provolatile = 'v'
-    OR n.nspname = 'pg_catalog' AND p.proname IN (
-           'now', 'transaction_timestamp', 'statement_timestamp', 'age')
+  JOIN (SELECT p.oid, p.proname, n.nspname, p.provolatile, n.nspname = 'pg_catalog' AS built_in,
+               n.nspname = 'pg_catalog' AND (
+                   p.proname IN ('now', 'transaction_timestamp', 'statement_timestamp',
+                                 'clock_timestamp', 'timeofday')
+                   OR p.proname = 'age' AND p.pronargs = 1) AS clock
+          FROM pg_proc p
+          JOIN pg_namespace n ON n.oid = p.pronamespace) f ON f.oid = used.proc
+ WHERE f.clock OR f.provolatile = 'v'
 UNION
 SELECT DISTINCT r.ev_class::bigint, (ARRAY[
            'current_date', 'current_time', 'current_time', 'current_timestamp',
            'current_timestamp', 'localtime', 'localtime', 'localtimestamp', 'localtimestamp'
-       ])[m.match[1]::int + 1], true, false
+       ])[m.match[1]::int + 1], true
   FROM pg_rewrite r
  CROSS JOIN LATERAL regexp_matches(
            r.ev_action::text, '\{SQLVALUEFUNCTION :op ([0-9]+)', 'g') AS m (match)
