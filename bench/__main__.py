@@ -1,0 +1,96 @@
+"""`nox -s bench`: every measured claim in one run, as a table and as JSON.
+
+    python -m bench [--quick] [--only NAME] [--json FILE]
+
+Against a PostgreSQL 18 of its own, out of the wheel, or against `--dsn` (a database that may be
+filled with tables). `--quick` is for the tests: it shows that the benchmark runs, no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+import psycopg
+from bench import hierarchy_build, overhead, parallel
+from rich.console import Console
+from rich.table import Table
+from tests.servers import PostgresServer, postgres_bin_dir
+
+if TYPE_CHECKING:
+    from bench.measure import Row
+
+PARTS = {"overhead": overhead.run, "parallel": parallel.run, "hierarchy": hierarchy_build.run}
+
+
+def machine(dsn: str) -> dict[str, object]:
+    """What the figures were measured on."""
+    with closing(psycopg.connect(dsn)) as connection:
+        (server,) = connection.execute("SHOW server_version").fetchone() or ("?",)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "cpu": platform.machine(),
+        "python": platform.python_version(),
+        "postgresql": server,
+        "psycopg": psycopg.__version__,
+    }
+
+
+def table(rows: list[Row], title: str) -> Table:
+    """The rows for people."""
+    shown = Table(title=title, title_justify="left")
+    for column in ("what", "against", "rounds", "ours", "theirs", "ratio", "promised", ""):
+        shown.add_column(column, justify="left" if column in ("what", "against", "") else "right")
+    for row in rows:
+        shown.add_row(
+            row.what,
+            row.rival,
+            str(row.rounds),
+            f"{row.seconds * 1000:,.1f} ms",
+            f"{row.rival_seconds * 1000:,.1f} ms",
+            f"{row.ratio:.3f}",
+            f"<= {row.bound:g}" if row.bound is not None else "",
+            row.verdict,
+        )
+    return shown
+
+
+def main() -> int:
+    """Run the parts; 1 if a promise is broken (never with --quick)."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, no verdict")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--dsn", help="an empty database to use")
+    parser.add_argument("--json", type=Path, default=Path("bench/results/latest.json"))
+    wish = parser.parse_args()
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        dsn = wish.dsn
+        if dsn is None:
+            dsn = stack.enter_context(PostgresServer(postgres_bin_dir(18))).dsn()
+        about = machine(dsn)
+        for name, part in PARTS.items():
+            if wish.only in (None, name):
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                rows += part(dsn, quick=wish.quick)
+    Console(width=max(100, Console().width)).print(
+        table(rows, ", ".join(f"{key} {value}" for key, value in about.items()))
+    )
+    wish.json.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": about, "quick": wish.quick, "rows": [asdict(row) for row in rows]}
+    wish.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    broken = any(row.verdict == "BROKEN" for row in rows)
+    return 1 if broken and not wish.quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
