@@ -10,7 +10,8 @@ from mvrefresh.events import Event, EventBus
 from mvrefresh.metrics.memory import InMemoryMetricsStore
 from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.metrics.store import MetricsStore, MetricsSummary, RefreshRecord
-from mvrefresh.postgres.database import Database, DatabaseHealth
+from mvrefresh.postgres.database import Database
+from mvrefresh.postgres.health import DatabaseHealth
 from mvrefresh.postgres.schema import Schema
 from mvrefresh.refreshing.plan import Plan, Step
 from mvrefresh.refreshing.policy import RefreshPolicy

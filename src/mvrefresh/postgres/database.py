@@ -1,9 +1,8 @@
 """Connections: for short work from a pool, for refreshes of their own.
 
 A refresh runs for minutes on a connection that nobody else set up for short queries: a pool's
-`statement_timeout`, `idle_in_transaction` or REPEATABLE READ must not reach it. So `connection()`
-hands out the pool's, and `dedicated()` opens direct ones, keeps a few for the next refresh, and
-knows which are in use, so that `cancel` reaches the server.
+`statement_timeout` or a pool that is exhausted must not reach it. So `connection()` hands out the
+pool's, and `dedicated()` direct ones.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -21,18 +18,19 @@ import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool, PoolExhausted
-from mvrefresh.postgres.faults import message_of, unavailable_when_lost
+from mvrefresh.postgres.direct import DirectConnections
+from mvrefresh.postgres.faults import unavailable_when_lost
+from mvrefresh.postgres.health import DatabaseHealth, check_health
 from mvrefresh.postgres.schema import Schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from typing import Self, TypeAlias
 
-    AnyConnection: TypeAlias = psycopg.Connection[Any]
-    AnyPool: TypeAlias = psycopg_pool.ConnectionPool[Any]
+    from mvrefresh.postgres.direct import AnyConnection
 
-POOL_WARNING: Final = 0.8
-"""Share of a pool in use from which `health()` warns."""
+    AnyPool: TypeAlias = psycopg_pool.ConnectionPool[Any]
 
 _DEFAULTS: Final[dict[str, str | int]] = {
     # A dead peer is noticed after 30 + 5 * 10 seconds instead of two hours.
@@ -43,7 +41,6 @@ _DEFAULTS: Final[dict[str, str | int]] = {
     "connect_timeout": 10,
     "application_name": "mvrefresh",
 }
-_KEPT_IDLE: Final = 4
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _of_the_parent: list[object] = []  # a fork's inheritance: kept, so that nothing closes it
@@ -56,27 +53,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseHealth:
-    """What `Database.health()` found.
-
-    Attributes:
-        status: "healthy"; "degraded" when the pool is used to 80 % or more; "unhealthy".
-        latency_ms: Milliseconds of a round trip; None without an answer.
-        pool_used, pool_size: Connections of the pool in use, and its max_size; None without one.
-        detail: What is wrong, in words; empty when nothing is.
-    """
-
-    status: str
-    latency_ms: float | None = None
-    server_version: int | None = None
-    in_recovery: bool | None = None
-    behind_pooler: bool | None = None
-    pool_used: int | None = None
-    pool_size: int | None = None
-    detail: str = ""
 
 
 class Database:
@@ -121,7 +97,7 @@ class Database:
         self._max_connections = max_connections
         self._timeout = timeout
         self._prepare_threshold = prepare_threshold
-        self._idle: list[AnyConnection] = []
+        self._direct = DirectConnections(self._open)
         self._lock = Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -164,56 +140,13 @@ class Database:
         finally:
             pool.putconn(connection)
 
-    @contextmanager
-    def dedicated(self) -> Iterator[AnyConnection]:
+    def dedicated(self) -> AbstractContextManager[AnyConnection]:
         """A direct connection in autocommit, apart from any pool, for as long as it takes.
 
         Raises:
             DatabaseUnavailable: The database cannot be reached.
         """
-        connection = self._take_idle() or self._direct()
-        try:
-            yield connection
-        finally:
-            self._give_back(connection)
-
-    def _take_idle(self) -> AnyConnection | None:
-        """A kept connection that the server has not closed meanwhile, if there is one."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
-                connection = self._idle.pop()
-            try:
-                # Twice: the first may read the server's farewell, the second then its hang-up.
-                connection.pgconn.consume_input()
-                connection.pgconn.consume_input()
-            except psycopg.OperationalError:
-                connection.close()
-                continue
-            if not connection.broken and not connection.closed:
-                return connection
-
-    def _give_back(self, connection: AnyConnection) -> None:
-        status = connection.info.transaction_status
-        clean = not connection.closed and status == psycopg.pq.TransactionStatus.IDLE
-        with self._lock:
-            keep = clean and not self._closed and len(self._idle) < _KEPT_IDLE
-            if keep:
-                self._idle.append(connection)
-        if not keep:
-            connection.close()
-
-    def _direct(self) -> AnyConnection:
-        try:
-            connection = self._open()
-        except psycopg.OperationalError as error:
-            raise DatabaseUnavailable(
-                f"no connection to the database: {message_of(error)}"
-            ) from error
-        connection.autocommit = True
-        connection.prepare_threshold = None  # nothing to gain, and poolers lose them
-        return connection
+        return self._direct.lend()
 
     def _open(self) -> AnyConnection:
         if self._factory is not None:
@@ -243,8 +176,8 @@ class Database:
             return self._own_pool
 
     def _make_pool(self) -> AnyPool:
-        first = self._direct()  # says at once, and why, where a pool would wait and time out
-        self._idle.append(first)
+        with self._direct.lend():  # says at once, and why, where a pool would wait and time out
+            pass
         opener = self._open
 
         class Direct(psycopg.Connection[Any]):
@@ -273,7 +206,8 @@ class Database:
         stats = pool.get_stats()
         used, size = _use(stats)
         if used < size:  # it had room, so it could not connect: ask the server why
-            self._direct().close()
+            with self._direct.lend(fresh=True):
+                pass
         return PoolExhausted(
             f"no connection was free within {self._timeout:g} s: {used} of {size} in use, "
             f"{stats.get('requests_waiting', 0)} callers waiting"
@@ -286,49 +220,23 @@ class Database:
 
     def health(self) -> DatabaseHealth:
         """Ask the server for a sign of life, on a direct connection; never raises."""
-        use = self.pool_use()
-        used, size = use if use is not None else (None, None)
-        started = monotonic()
-        try:
-            with self.dedicated() as connection:
-                row = connection.execute("SELECT pg_backend_pid(), pg_is_in_recovery()").fetchone()
-                pid, in_recovery = row if row is not None else (0, None)
-                latency = (monotonic() - started) * 1000
-                version = connection.info.server_version
-                pooler = connection.info.backend_pid != pid
-        except (DatabaseUnavailable, psycopg.Error) as error:
-            return DatabaseHealth(
-                "unhealthy", pool_used=used, pool_size=size, detail=message_of(error)
-            )
-        pressed = used is not None and size is not None and used >= POOL_WARNING * size
-        return DatabaseHealth(
-            status="degraded" if pressed else "healthy",
-            latency_ms=latency,
-            server_version=version,
-            in_recovery=in_recovery,
-            behind_pooler=pooler,
-            pool_used=used,
-            pool_size=size,
-            detail=f"{used} of {size} connections of the pool are in use" if pressed else "",
-        )
+        return check_health(self)
 
     def close(self) -> None:
         """Close what this object opened; the host's pool stays open. Twice is once."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
             pool, self._own_pool = self._own_pool, None
-        for connection in idle:
-            connection.close()
+        self._direct.close()
         if pool is not None:
             pool.close()
 
     def _forget_parent(self) -> None:
-        """In a forked child: leave the parent's connections alone, start with none."""
-        # Closing them would say goodbye to the server on the parent's sockets.
-        _of_the_parent.extend((self._idle, self._own_pool))
-        self._idle, self._own_pool = [], None
+        """In a forked child: leave the parent's pool alone, start with none."""
+        _of_the_parent.append(self._own_pool)
+        self._own_pool = None
         self._lock = Lock()
+        self._direct.forget_parent()
 
 
 def _use(stats: dict[str, int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from mvrefresh.errors import RefreshCancelled
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mvrefresh.postgres.database import AnyConnection
+    from mvrefresh.postgres.direct import AnyConnection
 
 _AGAIN = 0.1  # seconds; a cancel that finds its backend between two statements is lost
 

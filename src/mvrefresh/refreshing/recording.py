@@ -10,7 +10,7 @@ from mvrefresh.metrics.store import RefreshRecord
 from mvrefresh.postgres.faults import message_of
 
 if TYPE_CHECKING:
-    from mvrefresh.postgres.database import AnyConnection
+    from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.refreshing.report import RefreshOutcome
     from mvrefresh.refreshing.run import Run
 

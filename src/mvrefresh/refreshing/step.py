@@ -27,7 +27,7 @@ from mvrefresh.refreshing.transaction import (
 )
 
 if TYPE_CHECKING:
-    from mvrefresh.postgres.database import AnyConnection
+    from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.refreshing.plan import Step
     from mvrefresh.refreshing.run import Run
 

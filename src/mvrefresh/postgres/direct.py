@@ -1,0 +1,102 @@
+"""Direct connections: opened when needed, a few kept for the next time, none shared with a fork."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.postgres.faults import message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    AnyConnection: TypeAlias = psycopg.Connection[Any]
+
+KEPT_IDLE: Final = 4
+
+_of_the_parent: list[object] = []  # a fork's inheritance: kept, so that nothing closes it
+
+
+class DirectConnections:
+    """Lends direct autocommit connections. Any thread may borrow.
+
+    Args:
+        connect: Opens one.
+    """
+
+    def __init__(self, connect: Callable[[], AnyConnection]) -> None:
+        self._connect = connect
+        self._idle: list[AnyConnection] = []
+        self._lock = Lock()
+        self._closed = False
+
+    @contextmanager
+    def lend(self, *, fresh: bool = False) -> Iterator[AnyConnection]:
+        """A connection for the length of the block; a kept one unless it must be fresh.
+
+        Raises:
+            DatabaseUnavailable: None can be opened.
+        """
+        connection = (None if fresh else self._take_idle()) or self._open()
+        try:
+            yield connection
+        finally:
+            self._give_back(connection)
+
+    def _open(self) -> AnyConnection:
+        try:
+            connection = self._connect()
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable(
+                f"no connection to the database: {message_of(error)}"
+            ) from error
+        connection.autocommit = True
+        connection.prepare_threshold = None  # nothing to gain, and poolers lose them
+        return connection
+
+    def _take_idle(self) -> AnyConnection | None:
+        """A kept connection that the server has not closed meanwhile, if there is one."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            try:
+                # Twice: the first may read the server's farewell, the second then its hang-up.
+                connection.pgconn.consume_input()
+                connection.pgconn.consume_input()
+            except psycopg.OperationalError:
+                connection.close()
+                continue
+            if not connection.broken and not connection.closed:
+                return connection
+
+    def _give_back(self, connection: AnyConnection) -> None:
+        status = connection.info.transaction_status
+        clean = not connection.closed and status == psycopg.pq.TransactionStatus.IDLE
+        with self._lock:
+            keep = clean and not self._closed and len(self._idle) < KEPT_IDLE
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()
+
+    def close(self) -> None:
+        """Close what is kept, and keep nothing from now on."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def forget_parent(self) -> None:
+        """In a forked child: leave the parent's connections alone, start with none."""
+        # Closing them would say goodbye to the server on the parent's sockets.
+        _of_the_parent.append(self._idle)
+        self._idle = []
+        self._lock = Lock()
