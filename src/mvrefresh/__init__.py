@@ -7,6 +7,7 @@ import logging
 from mvrefresh.api import plan, refresh, refresh_all_materialized_views, refresh_materialized_view
 from mvrefresh.errors import MvrefreshError
 from mvrefresh.events import Event, EventBus
+from mvrefresh.hierarchy.source import HierarchySource
 from mvrefresh.metrics.memory import InMemoryMetricsStore
 from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.metrics.store import MetricsStore, MetricsSummary, RefreshRecord
@@ -18,12 +19,14 @@ from mvrefresh.refreshing.policy import RefreshPolicy
 from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport, Status
 from mvrefresh.refreshing.runner import Runner
 from mvrefresh.refreshing.view import MaterializedView, UniqueIndex, ViewName
+from mvrefresh.usage.source import UsageSource
 
 __all__ = [
     "Database",
     "DatabaseHealth",
     "Event",
     "EventBus",
+    "HierarchySource",
     "InMemoryMetricsStore",
     "MaterializedView",
     "MetricsStore",
@@ -40,6 +43,7 @@ __all__ = [
     "Status",
     "Step",
     "UniqueIndex",
+    "UsageSource",
     "ViewName",
     "plan",
     "refresh",

@@ -1,0 +1,1 @@
+"""Hierarchies in an LTREE column: `source` (the three views), their texts in `sql/`."""

@@ -1,0 +1,1 @@
+"""Usage analytics: `source` (events, hourly and daily roll-ups, window)."""
