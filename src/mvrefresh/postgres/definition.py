@@ -71,7 +71,7 @@ def index(view: ViewName, *columns: str) -> sql.Composed:
 
 def _index(text: str, view: ViewName, columns: Iterable[str]) -> sql.Composed:
     quoted = sql.SQL(", ").join(map(sql.Identifier, columns))
-    return sql.SQL(text).format(identifier(view), quoted)  # type: ignore[arg-type]
+    return sql.SQL(text).format(identifier(view), quoted)
 
 
 def statements(definitions: Iterable[Definition]) -> list[sql.Composed]:

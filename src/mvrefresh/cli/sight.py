@@ -1,0 +1,115 @@
+"""All that `status` looks at: catalog, state, history and health, together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.metrics.postgres import PostgresMetricsStore
+from mvrefresh.postgres.catalog import read_catalog
+from mvrefresh.postgres.state import ViewState, read_states
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mvrefresh.metrics.store import RefreshRecord
+    from mvrefresh.postgres.database import Database
+    from mvrefresh.postgres.health import DatabaseHealth
+    from mvrefresh.postgres.schema import Schema
+    from mvrefresh.refreshing.graph import ViewGraph
+    from mvrefresh.refreshing.view import MaterializedView
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """The library's tables: which version is there (0: none), which is needed."""
+
+    place: Schema
+    installed: int
+
+    @property
+    def needed(self) -> int:
+        """By this library."""
+        return self.place.latest
+
+    @property
+    def status(self) -> str:
+        """`current`, `missing`, `outdated` or `too_new`."""
+        if self.installed == self.needed:
+            return "current"
+        if self.installed == 0:
+            return "missing"
+        return "outdated" if self.installed < self.needed else "too_new"
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        if self.status == "current":
+            return f"version {self.installed}, current"
+        if self.status == "missing":
+            return "not installed (`mvrefresh schema --apply` does it)"
+        status = self.status.replace("_", " ")
+        return f"version {self.installed}, {status}: version {self.needed} is needed"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """All that `status` looks at, as of one moment (`now`, by the database's clock)."""
+
+    health: DatabaseHealth
+    where: str
+    now: datetime
+    schema: SchemaVersion
+    graph: ViewGraph
+    states: dict[int, ViewState]
+    last: dict[str, RefreshRecord]
+
+    def age_seconds(self, view: MaterializedView) -> float | None:
+        """How old a view's content is; None where nobody noted it."""
+        state = self.states.get(view.oid)
+        if state is None or not view.populated:
+            return None
+        return max(0.0, (self.now - state.content_as_of).total_seconds())
+
+    def problems(self) -> list[str]:
+        """What is not as it should be, in words."""
+        found = []
+        if self.health.status != "healthy":
+            found.append(f"the database is {self.health.status}: {self.health.detail}")
+        if self.schema.status != "current":
+            found.append(f"the library's tables: {self.schema.words}")
+        for view in self.graph:
+            if not view.populated:
+                found.append(f"{view.label} is not populated: whoever reads it gets an error")
+            if not view.permitted:
+                found.append(f"{view.label} may not be refreshed by this role")
+            record = self.last.get(view.label)
+            if record is not None and record.success is False:
+                why = " ".join((record.error_message or view.label).split())
+                found.append(f"last refresh {record.status}: {why}")
+        return found
+
+
+def look(database: Database) -> Sight:
+    """Read all there is to see.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be reached.
+    """
+    with database.dedicated() as connection:
+        graph = read_catalog(connection)
+        schema = SchemaVersion(database.schema, database.schema.version(connection))
+        usable = schema.status == "current"
+        states = read_states(connection, database.schema) if usable else {}
+        clock = connection.execute("SELECT clock_timestamp()").fetchone()
+        info = connection.info
+        where = f"{info.dbname} at {info.host}:{info.port}"
+    metrics = PostgresMetricsStore(database)
+    last = {}
+    for view in graph if usable else ():
+        for record in metrics.recent(1, view_name=view.label):
+            last[view.label] = record
+    if clock is None:
+        raise DatabaseUnavailable("the database did not tell the time")
+    return Sight(database.health(), where, clock[0], schema, graph, states, last)
