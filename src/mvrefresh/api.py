@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from mvrefresh.errors import NotAMaterializedView, UnknownView
 from mvrefresh.postgres.catalog import kind_of, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
@@ -43,7 +45,7 @@ def plan(
         UnknownView: No such materialized view; NotAMaterializedView: it is something else.
         DatabaseUnavailable: The database cannot be reached.
     """
-    with unavailable_when_lost(), database.dedicated() as connection:
+    with unavailable_when_lost(psycopg.Error), database.dedicated() as connection:
         graph = read_catalog(connection)
         try:
             return make_plan(graph, views, cascade=cascade, method=method, fallback=fallback)

@@ -12,8 +12,10 @@ One tree; every class says in `fix` what to do about it, and every message ends 
     │   └── ForkedPool              the pool belongs to the parent process
     ├── SchemaMissing               the library's tables are not installed
     │   ├── SchemaOutdated          they are of an older version
-    │   └── SchemaTooNew            they are of a newer version
+    │   ├── SchemaTooNew            they are of a newer version
+    │   └── SchemaNotPermitted      the role may not use them
     ├── RecordingFailed             the metrics store did not take a required record
+    ├── RecordNotStored             nor one that was not required: the refresh stands
     └── RefreshError                one view was not refreshed; `view`, `sqlstate`
         ├── ViewVanished            it was dropped while the run went on
         ├── PermissionDenied        the role may not refresh it
@@ -24,6 +26,7 @@ One tree; every class says in `fix` what to do about it, and every message ends 
         ├── RefreshCancelled        somebody cancelled it
         ├── ConnectionLost          the server or the network went away
         ├── OutOfSpace              the server's disk is full
+        ├── ServerReadOnly          the server is a standby
         ├── DefinitionFailed        its own query raised an error
         └── UpstreamFailed          a view it reads was not refreshed
 
@@ -83,7 +86,10 @@ class AmbiguousView(UnknownView):
 class DatabaseUnavailable(MvrefreshError):
     """No connection to the database was to be had."""
 
-    fix = "Check that the server runs and that the DSN, the network and the password are right."
+    fix = (
+        "Check that the server runs and has connections free, and that the DSN, the network and "
+        "the password are right."
+    )
 
 
 class PoolExhausted(DatabaseUnavailable):
@@ -119,6 +125,21 @@ class SchemaTooNew(SchemaMissing):
     """The library's tables are of a newer version than this library knows."""
 
     fix = "Upgrade mvrefresh in this environment; a newer one has upgraded the database."
+
+
+class SchemaNotPermitted(SchemaMissing):
+    """The library's tables are there, and the role may not use them."""
+
+    fix = (
+        "GRANT USAGE ON the schema, SELECT, INSERT, UPDATE ON its table state, SELECT, INSERT, "
+        "UPDATE, DELETE ON refresh_metrics and SELECT ON version to the role."
+    )
+
+
+class RecordNotStored(MvrefreshError):
+    """The metrics store did not take a record that was not required."""
+
+    fix = "The outcome stands and only its record is lost: mend the metrics store."
 
 
 class RecordingFailed(MvrefreshError):
@@ -211,6 +232,12 @@ class OutOfSpace(RefreshError):
     """The server has no disk space left."""
 
     fix = "A refresh needs room for a second copy of the view, and CONCURRENTLY for a third."
+
+
+class ServerReadOnly(RefreshError):
+    """The server does not take writes."""
+
+    fix = "It is a standby, or was made read-only: give the Database the primary's address."
 
 
 class DefinitionFailed(RefreshError):

@@ -124,7 +124,7 @@ class EventBus:
         for callback in (log_event, *self._callbacks):
             try:
                 callback(event)
-            except Exception:
+            except (Exception, SystemExit):  # of a thread of ours: it must not end the run
                 logger.exception(
                     "a subscriber raised on %s; it stays subscribed", type(event).__name__
                 )

@@ -162,6 +162,7 @@ def test_a_commit_whose_answer_was_lost_is_found_and_not_done_twice(database, co
         run_id=report.run_id,
         trigger="manual",
         host="here",
+        again=True,
         schema=database.schema,
         history="best_effort",
     )

@@ -68,7 +68,7 @@ class Sight:
     def age_seconds(self, view: MaterializedView) -> float | None:
         """How old a view's content is; None where nobody noted it."""
         state = self.states.get(view.oid)
-        if state is None or not view.populated:
+        if state is None or state.content_as_of is None or not view.populated:
             return None
         return max(0.0, (self.now - state.content_as_of).total_seconds())
 

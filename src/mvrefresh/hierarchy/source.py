@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.postgres import definition
@@ -153,10 +154,14 @@ class HierarchySource:
         Raises:
             ConfigurationError: Extension, table or column is missing. Nothing was touched.
         """
-        row = connection.execute(
-            "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
-            " WHERE e.extname = 'ltree'"
-        ).fetchone()
+        row = (
+            connection.cursor(row_factory=tuple_row)
+            .execute(
+                "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+                " WHERE e.extname = 'ltree'"
+            )
+            .fetchone()
+        )
         if row is None:
             raise ConfigurationError("extension ltree is missing: CREATE EXTENSION ltree")
         columns = dict.fromkeys((self.id, self.parent, self.name, self.entity_type), None)

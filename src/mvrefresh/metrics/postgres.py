@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, tuple_row
 
 from mvrefresh.metrics.store import MetricsSummary, RefreshRecord, check_filters, check_purge
 
@@ -61,7 +61,8 @@ class PostgresMetricsStore:
         )
         values = [getattr(record, name) for name in _WRITTEN]
         with self._connection(connection) as used:
-            row = used.execute(query, (*values, record.created_at)).fetchone()
+            cursor = used.cursor(row_factory=tuple_row)
+            row = cursor.execute(query, (*values, record.created_at)).fetchone()
         assert row is not None  # noqa: S101 - RETURNING of one INSERT
         return replace(record, id=row[0], created_at=row[1])
 

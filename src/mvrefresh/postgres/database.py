@@ -89,6 +89,11 @@ class Database:
     ) -> None:
         if sum(source is not None for source in (dsn, pool, connect)) != 1:
             raise ConfigurationError("Database() takes exactly one of dsn, pool=, connect=")
+        if pool is not None and not isinstance(pool, psycopg_pool.ConnectionPool):
+            raise ConfigurationError(
+                f"pool= takes a psycopg_pool.ConnectionPool, not {type(pool).__name__}; "
+                "beside an asynchronous pool, give the DSN"
+            )
         self.schema = Schema(schema, metrics_schema)
         self._conninfo = _conninfo(dsn) if dsn is not None else None
         self._factory = connect
@@ -251,4 +256,6 @@ def _conninfo(dsn: str) -> str:
         raise ConfigurationError(
             'the DSN is neither a URI ("postgresql://user@host/db") nor key=value pairs'
         ) from None
+    if "@" in str(given.get("host", "")):  # the tail of a password that holds an "@"
+        raise ConfigurationError('the host holds an "@": write an "@" in a password as %40')
     return make_conninfo(dsn, **{k: v for k, v in _DEFAULTS.items() if k not in given})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.refreshing.view import MAX_IDENTIFIER_BYTES, ViewName
@@ -110,15 +111,17 @@ def require_columns(
     Raises:
         ConfigurationError: Something is missing; it says what, before anything is touched.
     """
-    found = dict(
-        connection.execute(
+    found: dict[str, str] = dict(
+        connection.cursor(row_factory=tuple_row)
+        .execute(
             "SELECT a.attname, t.typname FROM pg_class c"
             " JOIN pg_namespace n ON n.oid = c.relnamespace"
             " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             " JOIN pg_type t ON t.oid = a.atttypid"
             " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'f', 'v', 'm')",
             (table.schema, table.name),
-        ).fetchall()
+        )
+        .fetchall()
     )
     if not found:
         raise ConfigurationError(f"there is no table {table}")

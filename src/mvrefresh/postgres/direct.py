@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from mvrefresh.errors import DatabaseUnavailable
 from mvrefresh.postgres.faults import message_of
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 KEPT_IDLE: Final = 4
 
 _of_the_parent: list[object] = []  # a fork's inheritance: kept, so that nothing closes it
+
+
+def _make_ours(connection: AnyConnection) -> None:
+    """Undo what a host's factory or role may have set that our reading of answers rests on."""
+    if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        connection.commit()  # a factory's SET without COMMIT
+    connection.autocommit = True
+    connection.prepare_threshold = None  # nothing to gain, and poolers lose them
+    connection.row_factory = tuple_row
+    if not (connection.info.parameter_status("DateStyle") or "").startswith("ISO"):
+        connection.execute("SET DateStyle = ISO")
+    if connection.info.parameter_status("client_encoding") not in ("UTF8", "SQL_ASCII"):
+        connection.execute("SET client_encoding = 'UTF8'")
 
 
 class DirectConnections:
@@ -42,6 +56,8 @@ class DirectConnections:
         Raises:
             DatabaseUnavailable: None can be opened.
         """
+        if self._closed:
+            raise DatabaseUnavailable("this Database is closed")
         connection = (None if fresh else self._take_idle()) or self._open()
         try:
             yield connection
@@ -55,8 +71,14 @@ class DirectConnections:
             raise DatabaseUnavailable(
                 f"no connection to the database: {message_of(error)}"
             ) from error
-        connection.autocommit = True
-        connection.prepare_threshold = None  # nothing to gain, and poolers lose them
+        except psycopg.ProgrammingError:
+            # The driver's message quotes the text, and the text may hold a password.
+            raise DatabaseUnavailable("the connection string cannot be read") from None
+        try:
+            _make_ours(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _take_idle(self) -> AnyConnection | None:

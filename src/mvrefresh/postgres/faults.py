@@ -30,20 +30,20 @@ POSTGRES_17: Final = 17_00_00
 MAYBE_NOT_CONCURRENTLY: Final = frozenset({"0A000", "55000"})
 """What REFRESH CONCURRENTLY says when it is impossible (but a definition can say it too)."""
 
-QUEUE_FULL: Final = "54000"
-"""What COMMIT says when the notification queue is full."""
+ANOTHER_VIEW: Final = "MV002"
+"""What our own function raises when REFRESH went to another view that has the name now."""
 
 RECORD_REFUSED: Final = "MV001"
 """What our own function raises when a required record was not taken."""
 
 _MEANINGS: Final[dict[str, type[RefreshError]]] = {
-    "42P01": errors.ViewVanished,
     "42501": errors.PermissionDenied,
-    "21000": errors.DuplicateRows,
     "23505": errors.DuplicateRows,
     "55P03": errors.LockNotAvailable,
-    "57014": errors.RefreshTimedOut,
+    "57014": errors.RefreshCancelled,
     "25P04": errors.RefreshTimedOut,  # transaction_timeout
+    "25P03": errors.ConnectionLost,  # idle_in_transaction_session_timeout
+    "25006": errors.ServerReadOnly,
     "53100": errors.OutOfSpace,
     "57P01": errors.ConnectionLost,
     "57P02": errors.ConnectionLost,
@@ -60,14 +60,20 @@ def is_connection_loss(error: BaseException) -> bool:
 
 
 @contextmanager
-def unavailable_when_lost() -> Iterator[None]:
-    """Turn the loss of a connection inside the block into `DatabaseUnavailable`."""
+def unavailable_when_lost(*also: type[psycopg.Error]) -> Iterator[None]:
+    """Turn the loss of a connection inside the block into `DatabaseUnavailable`; `also` more."""
     try:
         yield
-    except psycopg.OperationalError as error:
-        if not is_connection_loss(error):
-            raise
-        raise errors.DatabaseUnavailable(f"the connection broke: {message_of(error)}") from error
+    except psycopg.Error as error:
+        if is_connection_loss(error):
+            raise errors.DatabaseUnavailable(
+                f"the connection broke: {message_of(error)}"
+            ) from error
+        if isinstance(error, also):
+            raise errors.DatabaseUnavailable(
+                f"the database did not answer: {message_of(error)}"
+            ) from error
+        raise
 
 
 def is_transient(error: BaseException) -> bool:
@@ -77,6 +83,24 @@ def is_transient(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
     return error.sqlstate in _TRANSIENT or is_connection_loss(error)
+
+
+def is_queue_full(error: psycopg.Error) -> bool:
+    """Whether COMMIT failed because the notification queue is full (54000 has other causes)."""
+    return error.sqlstate == "54000" and error.diag.source_function == "PreCommit_Notify"
+
+
+def _meaning(error: BaseException, sqlstate: str | None) -> type[RefreshError]:
+    if not isinstance(error, psycopg.Error | errors.DatabaseUnavailable):
+        return errors.RefreshError  # a fault of ours or of a store, not of the view's query
+    if is_connection_loss(error) or isinstance(error, errors.DatabaseUnavailable):
+        return errors.ConnectionLost
+    if sqlstate == "21000" and isinstance(error, psycopg.Error):
+        # A scalar subquery of the definition says 21000, too.
+        if error.diag.source_function == "refresh_by_match_merge":
+            return errors.DuplicateRows
+        return errors.DefinitionFailed
+    return _MEANINGS.get(sqlstate or "", errors.DefinitionFailed)
 
 
 def message_of(error: BaseException) -> str:
@@ -92,12 +116,6 @@ def as_refresh_error(view: str, error: BaseException) -> RefreshError:
     if isinstance(error, errors.RefreshError):
         return error
     sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
-    if is_connection_loss(error) or isinstance(error, errors.DatabaseUnavailable):
-        kind: type[RefreshError] = errors.ConnectionLost
-    else:
-        kind = _MEANINGS.get(sqlstate or "", errors.DefinitionFailed)
-    if not isinstance(error, psycopg.Error | errors.DatabaseUnavailable):
-        kind = errors.RefreshError  # a fault of ours or of a store, not of the view's query
-    typed = kind(view, message_of(error), sqlstate=sqlstate)
+    typed = _meaning(error, sqlstate)(view, message_of(error), sqlstate=sqlstate)
     typed.__cause__ = error
     return typed

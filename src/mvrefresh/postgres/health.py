@@ -52,7 +52,7 @@ def check_health(database: Database) -> DatabaseHealth:
             pooler = connection.info.backend_pid != pid
     except (DatabaseUnavailable, psycopg.Error) as error:
         return DatabaseHealth("unhealthy", pool_used=used, pool_size=size, detail=message_of(error))
-    pressed = used is not None and size is not None and used >= POOL_WARNING * size
+    pressed = used is not None and size is not None and size > 0 and used >= POOL_WARNING * size
     return DatabaseHealth(
         status="degraded" if pressed else "healthy",
         latency_ms=latency,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
+from psycopg import errors, sql
+from psycopg.rows import scalar_row, tuple_row
 
-from mvrefresh.errors import SchemaMissing, SchemaOutdated, SchemaTooNew
+from mvrefresh.errors import SchemaMissing, SchemaNotPermitted, SchemaOutdated, SchemaTooNew
 from mvrefresh.postgres import notify
 
 if TYPE_CHECKING:
@@ -90,16 +91,20 @@ class Schema:
 
     def version(self, connection: Connection[Any]) -> int:
         """The installed version; 0 when there is none."""
-        row = connection.execute(
-            "SELECT to_regclass(%s) IS NOT NULL",
-            (self.identifier("version").as_string(connection),),
+        cursor = connection.cursor(row_factory=scalar_row)
+        there = cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = 'version')",
+            (self.name,),
         ).fetchone()
-        if row is None or not row[0]:
+        if not there:
             return 0
-        found = connection.execute(
-            sql.SQL("SELECT coalesce(max(version), 0) FROM {}").format(self.identifier("version"))
-        ).fetchone()
-        return int(found[0]) if found else 0
+        query = sql.SQL("SELECT coalesce(max(version), 0) FROM {}")
+        try:
+            cursor.execute(query.format(self.identifier("version")))
+        except errors.InsufficientPrivilege as error:
+            raise self._not_permitted() from error
+        return int(cursor.fetchone() or 0)
 
     def apply(self, connection: Connection[Any]) -> tuple[int, int]:
         """Install or upgrade in place, in one transaction, safe against others doing the same.
@@ -129,6 +134,7 @@ class Schema:
         """
         found = self.version(connection)
         if found == self.latest:
+            self._check_use(connection)
             return
         if found == 0:
             raise SchemaMissing(f"mvrefresh's tables are not in schema {self.name!r}")
@@ -138,6 +144,37 @@ class Schema:
                 f"and this library needs {self.latest}"
             )
         raise self._too_new(found)
+
+    def _check_use(self, connection: Connection[Any]) -> None:
+        """The role may use what is there, and it is all there."""
+        names = {
+            "state": self.identifier("state"),
+            "metrics": self.metrics_table,
+            "finish": self.identifier("finish_refresh"),
+        }
+        row = (
+            connection.cursor(row_factory=tuple_row)
+            .execute(
+                "SELECT to_regproc(%(finish)s) IS NOT NULL,"
+                " has_table_privilege(%(state)s, 'SELECT') AND"
+                " has_table_privilege(%(state)s, 'INSERT') AND"
+                " has_table_privilege(%(state)s, 'UPDATE') AND"
+                " has_table_privilege(%(metrics)s, 'INSERT')",
+                {key: name.as_string(connection) for key, name in names.items()},
+            )
+            .fetchone()
+        )
+        complete, permitted = row or (False, False)
+        if not complete:
+            raise SchemaOutdated(
+                f"function {self.name}.finish_refresh is missing, although table "
+                f"{self.name}.version says {self.latest}: delete its rows from 3 on"
+            )
+        if not permitted:
+            raise self._not_permitted()
+
+    def _not_permitted(self) -> SchemaNotPermitted:
+        return SchemaNotPermitted(f"this role may not use mvrefresh's tables in {self.name!r}")
 
     def _too_new(self, found: int) -> SchemaTooNew:
         return SchemaTooNew(

@@ -32,7 +32,7 @@ class ViewState:
     view: int
     refresh_no: int
     content_token: UUID
-    content_as_of: datetime
+    content_as_of: datetime | None
     last_started_at: datetime
     last_finished_at: datetime
     last_duration_ms: float
@@ -41,7 +41,7 @@ class ViewState:
 
 
 _SELECT = (
-    "SELECT view::oid AS view, refresh_no, content_token, content_as_of, last_started_at,"
+    "SELECT view, refresh_no, content_token, content_as_of, last_started_at,"
     " last_finished_at, last_duration_ms, last_strategy, last_run_id FROM {} WHERE "
 )
 _LOCK_ONE = sql.SQL(_SELECT + "view = %s::oid FOR NO KEY UPDATE")

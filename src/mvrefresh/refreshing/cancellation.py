@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from threading import Condition
+from contextlib import contextmanager, suppress
+from threading import Condition, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,12 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._connections: set[AnyConnection] = set()
+        self._connections: dict[AnyConnection, int] = {}
         self.requested = False
+
+    def request(self) -> None:
+        """Let nothing begin any more; what runs, runs on."""
+        self.requested = True
 
     def check(self, view: str) -> None:
         """Raise `RefreshCancelled` if the run is to end."""
@@ -36,33 +40,38 @@ class Cancellation:
     def reaches(self, connection: AnyConnection) -> Iterator[None]:
         """Let a cancel reach what runs on `connection` inside the block."""
         with self._changed:
-            self._connections.add(connection)
+            self._connections[connection] = get_ident()
         try:
             yield
         finally:
             with self._changed:
-                self._connections.discard(connection)
+                del self._connections[connection]
+                if self.requested:
+                    # A cancel that arrives late must not hit what runs on it next.
+                    connection.close()
                 self._changed.notify_all()
 
     def cancel(self, timeout: float = 10.0) -> bool:
         """Cancel everything in the server, and wait until it has stopped.
 
+        From a callback or a signal handler of the thread that does the work there is nothing to
+        wait for: it goes on when the caller returns, and ends then.
+
         Returns:
             Whether all has stopped within `timeout` seconds.
         """
         deadline = monotonic() + timeout
-        with self._changed:
-            self.requested = True
-        while monotonic() < deadline:
+        self.request()
+        while True:
             with self._changed:
-                running = list(self._connections)
+                running = dict(self._connections)
+            for connection in running:
+                # An error: it has just ended, or the server is gone, and so has the work.
+                with suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=max(_AGAIN, deadline - monotonic()))
             if not running:
                 return True
-            for connection in running:
-                try:
-                    connection.cancel_safe(timeout=max(_AGAIN, deadline - monotonic()))
-                except psycopg.Error:  # it has just ended, or the server is gone: so has the work
-                    continue
+            if get_ident() in running.values() or monotonic() >= deadline:
+                return False
             with self._changed:
                 self._changed.wait_for(lambda: not self._connections, timeout=_AGAIN)
-        return False

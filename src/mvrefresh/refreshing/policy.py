@@ -17,8 +17,8 @@ class RefreshPolicy:
 
     Attributes:
         jobs: Views refreshed at the same time, each on a connection of its own.
-        lock_timeout: Seconds that a refresh waits for any lock before it gives way (and is
-            tried again): waiting for ACCESS EXCLUSIVE makes every later reader wait too.
+        lock_timeout: Seconds that a refresh waits for the lock of the view, or of what it reads,
+            before it gives way (and is tried again): while it waits, later readers wait too.
         wait_timeout: Seconds to wait for another refresh of the same view to end, which blocks
             nobody; None: as long as it takes.
         refresh_timeout: Seconds that a refresh may take, enforced in the server; None: no limit,
@@ -42,7 +42,7 @@ class RefreshPolicy:
     attempts: int = 6
     retry_timeout: float = 45.0
     backoff_initial: float = 0.1
-    backoff_max: float = 5.0
+    backoff_max: float = 2.0
     metrics_policy: MetricsPolicy = "best_effort"
     coordination: Coordination = "schema"
     analyze: bool = False

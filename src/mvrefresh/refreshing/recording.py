@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mvrefresh.errors import RecordingFailed
 from mvrefresh.events import RecordLost
+from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.metrics.store import RefreshRecord
 from mvrefresh.postgres.faults import message_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.refreshing.report import RefreshOutcome
     from mvrefresh.refreshing.run import Run
@@ -42,13 +46,25 @@ def record_afterwards(run: Run, outcome: RefreshOutcome) -> int | None:
     """
     record = record_of(run, outcome)
     try:
-        if run.metrics_in_database:
-            with run.database.dedicated() as connection, connection.transaction():
-                return run.metrics.record(record, connection=connection).id
-        return run.metrics.record(record).id
+        if not run.metrics_in_database:
+            return run.metrics.record(record).id
+        with run.database.dedicated() as connection, _briefly(connection):
+            return run.metrics.record(record, connection=connection).id
     except Exception as error:  # noqa: BLE001 - whatever a host's store raises
         lost(run, outcome.view, error)
         return None
+
+
+@contextmanager
+def _briefly(connection: AnyConnection) -> Iterator[None]:
+    """A transaction that writes, whatever the role's defaults, and never waits for long."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION READ WRITE")
+        connection.execute(
+            "SELECT set_config('lock_timeout', '2s', true),"
+            " set_config('statement_timeout', '10s', true)"
+        )
+        yield
 
 
 def record_first(run: Run, outcome: RefreshOutcome, connection: AnyConnection) -> int | None:
@@ -57,8 +73,11 @@ def record_first(run: Run, outcome: RefreshOutcome, connection: AnyConnection) -
     Raises:
         RecordingFailed: The store raised; the refresh must be rolled back.
     """
+    of_elsewhere = isinstance(run.metrics, PostgresMetricsStore) and not run.metrics_in_database
     try:
-        return run.metrics.record(record_of(run, outcome), connection=connection).id
+        return run.metrics.record(
+            record_of(run, outcome), connection=None if of_elsewhere else connection
+        ).id
     except Exception as error:
         raise RecordingFailed(f"{outcome.view}: {message_of(error)}") from error
 

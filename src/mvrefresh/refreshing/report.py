@@ -74,7 +74,9 @@ class RefreshOutcome:
 
     @property
     def success(self) -> bool | None:
-        """True, False, or None where the view was skipped."""
+        """True, False, or None where nothing ran: skipped, or cancelled before it began."""
+        if self.status is Status.CANCELLED and self.attempts == 0:
+            return None
         return self.status.success
 
     @property

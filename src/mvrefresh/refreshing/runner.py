@@ -11,6 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import psycopg
+
 from mvrefresh.events import EventBus, RefreshFinished, RunFinished, RunStarted
 from mvrefresh.metrics.memory import InMemoryMetricsStore
 from mvrefresh.metrics.postgres import PostgresMetricsStore
@@ -69,8 +71,13 @@ class Runner:
                 of another version). Nothing was touched.
             DatabaseUnavailable: The database cannot be reached.
         """
+        cancellation = Cancellation()
+        with self._cancellable(cancellation):
+            return self._run(plan, cancellation)
+
+    def _run(self, plan: Plan, cancellation: Cancellation) -> RefreshReport:
         if self.policy.coordination == "schema":
-            with unavailable_when_lost(), self.database.dedicated() as connection:
+            with unavailable_when_lost(psycopg.Error), self.database.dedicated() as connection:
                 self.database.schema.check(connection)
         started_at, started = datetime.now(UTC), monotonic()
         run = Run(
@@ -80,12 +87,11 @@ class Runner:
             metrics=self.metrics,
             policy=self.policy,
             events=self.events,
-            cancellation=Cancellation(),
+            cancellation=cancellation,
             host=socket.gethostname(),
         )
         run.events.publish(RunStarted(run.run_id, plan))
-        with self._cancellable(run.cancellation):
-            outcomes = _Schedule(run).complete()
+        outcomes = _Schedule(run).complete()
         report = RefreshReport(
             run_id=run.run_id,
             outcomes=tuple(outcomes[step.view.oid] for step in plan),
@@ -112,7 +118,10 @@ class Runner:
         Returns:
             Whether nothing runs any more.
         """
-        stopped = [cancellation.cancel(timeout) for cancellation in list(self._running)]
+        running, deadline = list(self._running), monotonic() + timeout
+        for cancellation in running:  # all at once, before waiting for any
+            cancellation.request()
+        stopped = [c.cancel(max(0.0, deadline - monotonic())) for c in running]
         return all(stopped)
 
 
@@ -128,10 +137,21 @@ class _Schedule:
     def complete(self) -> dict[int, RefreshOutcome]:
         """Run them all; outcome by oid."""
         jobs = min(self._run.policy.jobs, max(len(wave) for wave in self._run.plan.waves or ((),)))
-        if jobs <= 1:
+        try:
+            self._one_by_one() if jobs <= 1 else self._together(jobs)
+        except BaseException:  # Ctrl-C: leave nothing running, and say what was not done
+            self._run.cancellation.cancel()
             for step in self._run.plan:
-                self._finish(step.view.oid, self._outcome(step))
-            return self._outcomes
+                if step.view.oid not in self._outcomes:
+                    self._finish(step.view.oid, StepRun(self._run, step).leave())
+            raise
+        return self._outcomes
+
+    def _one_by_one(self) -> None:
+        for step in self._run.plan:
+            self._finish(step.view.oid, self._outcome(step))
+
+    def _together(self, jobs: int) -> None:
         self._sorter.prepare()
         pending: dict[Future[RefreshOutcome], int] = {}
         with ThreadPoolExecutor(jobs, thread_name_prefix="mvrefresh") as pool:
@@ -144,10 +164,12 @@ class _Schedule:
                         oid = pending.pop(future)
                         self._finish(oid, future.result())
                         self._sorter.done(oid)
-            except BaseException:  # Ctrl-C: leave nothing running in the server
+            except BaseException:
                 self._run.cancellation.cancel()
+                for future, oid in pending.items():
+                    if not future.cancel() and future.exception() is None:
+                        self._finish(oid, future.result())
                 raise
-        return self._outcomes
 
     def _outcome(self, step: Step) -> RefreshOutcome:
         upstream = [self._outcomes[oid] for oid in sorted(step.after)]

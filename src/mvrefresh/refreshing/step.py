@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import stamina
-from psycopg import sql
 
 from mvrefresh import errors
 from mvrefresh.events import RefreshFellBack, RefreshRetried, RefreshStarted
 from mvrefresh.postgres import faults
 from mvrefresh.postgres.catalog import read_catalog
+from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
 from mvrefresh.refreshing.plan import make_plan
 from mvrefresh.refreshing.recording import lost, record_afterwards, record_first
 from mvrefresh.refreshing.report import RefreshOutcome, Status
 from mvrefresh.refreshing.strategies import STRATEGIES
-from mvrefresh.refreshing.transaction import (
-    Commission,
-    Committed,
-    PlanOutdated,
-    refresh_in_transaction,
-)
+from mvrefresh.refreshing.tending import tend
+from mvrefresh.refreshing.transaction import find_committed_after_all, refresh_in_transaction
 
 if TYPE_CHECKING:
     from mvrefresh.postgres.direct import AnyConnection
@@ -42,20 +38,25 @@ class StepRun:
         self._step = step
         self._label = step.view.label
         self._attempts = 0
+        self._began = monotonic()
+        self._last_error: Exception | None = None
+        self._lost_sight = False
         self._notify = True
         self._record_id: int | None = None
 
     def __call__(self) -> RefreshOutcome:
-        """Refresh the view; never raises: whatever happens is the outcome."""
-        started = monotonic()
+        """Refresh the view; whatever happens is the outcome, but for what ends the process."""
         try:
             committed = self._with_retries()
         except Exception as error:  # noqa: BLE001 - every failure of a view is an outcome
-            return self._failed(error, (monotonic() - started) * 1000)
+            found = self._committed_after_all(error)
+            if found is None:
+                return self._failed(error)
+            committed = found
         self._after_commit()
         outcome = self._succeeded(committed)
         if committed.record_error is not None:
-            lost(self._run, self._label, errors.RecordingFailed(committed.record_error))
+            lost(self._run, self._label, errors.RecordNotStored(committed.record_error))
         elif outcome.record_id is None and not self._run.records_itself:
             outcome = replace(outcome, record_id=record_afterwards(self._run, outcome))
         return outcome
@@ -63,7 +64,13 @@ class StepRun:
     def skip(self, upstream: list[str]) -> RefreshOutcome:
         """Leave the view alone: what it reads was not refreshed."""
         error = errors.UpstreamFailed(self._label, f"{', '.join(upstream)} was not refreshed")
-        return self._not_refreshed(Status.SKIPPED_UPSTREAM, error, 0.0)
+        return self._not_refreshed(Status.SKIPPED_UPSTREAM, error)
+
+    def leave(self) -> RefreshOutcome:
+        """Leave the view alone: the run ends before its time."""
+        return self._not_refreshed(
+            Status.CANCELLED, errors.RefreshCancelled(self._label, "the run was interrupted")
+        )
 
     # -- attempts ------------------------------------------------------------------------------
 
@@ -78,24 +85,26 @@ class StepRun:
             wait_jitter=policy.backoff_initial,
         ):
             with attempt:
-                self._attempts += 1
                 return self._attempt()
         raise AssertionError("stamina returns or raises")  # pragma: no cover
 
     def _worth_another(self, error: Exception) -> bool:
-        if self._run.cancellation.requested or not faults.is_transient(error):
-            return False
-        if self._attempts < self._run.policy.attempts:
-            self._run.events.publish(
-                RefreshRetried(self._run.run_id, self._label, self._attempts, error)
-            )
-        return True
+        self._last_error = error
+        self._lost_sight = self._lost_sight or faults.is_connection_loss(error)
+        return not self._run.cancellation.requested and faults.is_transient(error)
 
     def _attempt(self) -> Committed:
-        with (
-            self._run.database.dedicated() as connection,
-            self._run.cancellation.reaches(connection),
-        ):
+        run = self._run
+        run.cancellation.check(self._label)
+        if self._step.strategy is None:
+            raise errors.ConcurrentlyImpossible(self._label, self._step.reason)
+        if self._last_error is not None:
+            run.events.publish(
+                RefreshRetried(run.run_id, self._label, self._attempts, self._last_error)
+            )
+        self._attempts += 1
+        self._began = monotonic()
+        with run.database.dedicated() as connection, run.cancellation.reaches(connection):
             try:
                 return self._transaction(connection)
             except PlanOutdated:
@@ -107,14 +116,22 @@ class StepRun:
 
     def _transaction(self, connection: AnyConnection) -> Committed:
         run, step = self._run, self._step
-        run.cancellation.check(self._label)
         if step.strategy is None:
             raise errors.ConcurrentlyImpossible(self._label, step.reason)
         run.events.publish(RefreshStarted(run.run_id, self._label, step.strategy, step.reason))
+        return refresh_in_transaction(
+            connection,
+            self._commission(),
+            run.policy,
+            proceed=lambda: run.cancellation.check(self._label),
+        )
+
+    def _commission(self) -> Commission:
+        run, step = self._run, self._step
         required_elsewhere = run.policy.metrics_policy == "required" and not run.records_itself
-        order = Commission(
+        return Commission(
             view=step.view,
-            strategy=STRATEGIES[step.strategy],
+            strategy=STRATEGIES[step.strategy or "regular"],
             reason=step.reason,
             run_id=run.run_id,
             trigger=run.policy.trigger,
@@ -122,24 +139,35 @@ class StepRun:
             schema=run.schema,
             history=run.policy.metrics_policy if run.records_itself else "none",
             notify=self._notify,
+            again=self._lost_sight,
             before_commit=self._record_first if required_elsewhere else None,
-        )
-        return refresh_in_transaction(
-            connection, order, run.policy, proceed=lambda: run.cancellation.check(self._label)
         )
 
     def _record_first(self, committed: Committed, connection: AnyConnection) -> None:
         self._record_id = record_first(self._run, self._succeeded(committed), connection)
 
+    def _committed_after_all(self, error: Exception) -> Committed | None:
+        """Whether a COMMIT arrived whose answer did not: then nothing has failed."""
+        if self._run.schema is None or not (self._lost_sight or faults.is_connection_loss(error)):
+            return None
+        try:
+            with self._run.database.dedicated() as connection:
+                return find_committed_after_all(connection, self._commission(), self._run.policy)
+        except (psycopg.Error, errors.DatabaseUnavailable):
+            return None  # nobody can tell; the record says that the connection was lost
+
     # -- what a second transaction can mend ----------------------------------------------------
 
     def _can_go_on(self, connection: AnyConnection, error: psycopg.Error) -> bool:
         """Whether the same attempt, a little different, is worth a second transaction."""
-        if error.sqlstate == faults.QUEUE_FULL and self._notify:
+        if faults.is_queue_full(error) and self._notify:
             # A listener somewhere sleeps in a transaction. Polls will carry the news.
             logger.warning("the notification queue is full: %s goes without", self._label)
             self._notify = False
             return True
+        if error.sqlstate in (faults.ANOTHER_VIEW, "42P01"):
+            self._reconsider(connection)  # raises if the view is gone
+            return error.sqlstate == faults.ANOTHER_VIEW
         if error.sqlstate not in faults.MAYBE_NOT_CONCURRENTLY:
             return False
         if self._step.strategy != "concurrent":
@@ -169,16 +197,12 @@ class StepRun:
 
     def _after_commit(self) -> None:
         """ANALYZE and prewarm: outside the transaction, where they hold nobody up."""
-        policy, view = self._run.policy, self._step.view
-        if not policy.analyze and not policy.prewarm:
+        run, view = self._run, self._step.view
+        if not run.policy.analyze and not run.policy.prewarm:
             return
         try:
-            with self._run.database.dedicated() as connection:
-                if policy.analyze:
-                    name = sql.Identifier(view.name.schema, view.name.name)
-                    connection.execute(sql.SQL("ANALYZE {}").format(name))
-                if policy.prewarm:
-                    connection.execute("SELECT pg_prewarm(%s::oid::regclass)", (view.oid,))
+            with run.database.dedicated() as connection, run.cancellation.reaches(connection):
+                tend(connection, view, run.policy)
         except (psycopg.Error, errors.DatabaseUnavailable) as error:
             logger.warning(
                 "%s: refreshed, but ANALYZE or prewarm failed: %s",
@@ -204,11 +228,13 @@ class StepRun:
             record_id=committed.record_id or self._record_id,
         )
 
-    def _failed(self, error: Exception, duration_ms: float) -> RefreshOutcome:
+    def _failed(self, error: Exception) -> RefreshOutcome:
         sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
-        ended = sqlstate == "57014" or faults.is_connection_loss(error)
-        if self._run.cancellation.requested and ended:
+        limit = self._run.policy.refresh_timeout
+        if self._run.cancellation.requested and faults.is_connection_loss(error):
             typed: Exception = errors.RefreshCancelled(self._label, "it was cancelled")
+        elif sqlstate == "57014" and limit is not None and not self._run.cancellation.requested:
+            typed = errors.RefreshTimedOut(self._label, f"it took longer than {limit:g} s")
         elif sqlstate == faults.RECORD_REFUSED:
             typed = errors.RecordingFailed(f"{self._label}: {faults.message_of(error)}")
         elif isinstance(error, errors.RecordingFailed):
@@ -220,20 +246,16 @@ class StepRun:
         if not isinstance(error, psycopg.Error | errors.MvrefreshError):
             logger.error("%s: an unexpected error", self._label, exc_info=error)
         cancelled = isinstance(typed, errors.RefreshCancelled)
-        return self._not_refreshed(
-            Status.CANCELLED if cancelled else Status.FAILED, typed, duration_ms
-        )
+        return self._not_refreshed(Status.CANCELLED if cancelled else Status.FAILED, typed)
 
-    def _not_refreshed(
-        self, status: Status, error: Exception, duration_ms: float
-    ) -> RefreshOutcome:
+    def _not_refreshed(self, status: Status, error: Exception) -> RefreshOutcome:
         outcome = RefreshOutcome(
             view=self._label,
             status=status,
             run_id=self._run.run_id,
             strategy=self._step.strategy if self._attempts else None,
             reason=self._step.reason,
-            duration_ms=duration_ms,
+            duration_ms=(monotonic() - self._began) * 1000 if self._attempts else 0.0,
             attempts=self._attempts,
             error=error,
         )

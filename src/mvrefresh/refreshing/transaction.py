@@ -11,72 +11,29 @@ The isolation is READ COMMITTED, said explicitly: under a role's default of REPE
 snapshot of step 1 would be that of the REFRESH, which would rebuild old content and then fail.
 The snapshot and the clock are noted before REFRESH takes its own snapshot, which it does before
 it waits for the view's lock: the content holds at least every commit that the noted one shows.
+A view over other views holds no more than they do, so it stands for the oldest of their moments.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from psycopg import Connection, sql
-from psycopg.rows import namedtuple_row, tuple_row
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
-from mvrefresh.errors import ViewVanished
+from mvrefresh.errors import RecordingFailed, ViewVanished
 from mvrefresh.postgres import locks
 from mvrefresh.postgres.faults import POSTGRES_17
-from mvrefresh.postgres.state import ViewState, lock_state
+from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
+from mvrefresh.refreshing.look import find_committed, look_at, stands_for
 from mvrefresh.refreshing.view import ViewName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
-    from uuid import UUID
 
-    from mvrefresh.postgres.schema import Schema
     from mvrefresh.refreshing.policy import RefreshPolicy
-    from mvrefresh.refreshing.strategies import Strategy
-    from mvrefresh.refreshing.view import MaterializedView
-
-
-class PlanOutdated(Exception):  # noqa: N818 - a signal to the step, not an error
-    """The view is not what the plan took it for: look again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commission:
-    """What one transaction is to do, and what its record will say.
-
-    Attributes:
-        schema: Where state and history are; None without coordination.
-        history: Whether the transaction writes the history itself, and how it takes a failure.
-        before_commit: Called with the result before COMMIT; what it raises ends the transaction.
-    """
-
-    view: MaterializedView
-    strategy: Strategy
-    reason: str
-    run_id: UUID
-    trigger: str
-    host: str
-    schema: Schema | None
-    history: Literal["none", "best_effort", "required"] = "none"
-    notify: bool = True
-    before_commit: Callable[[Committed, Connection[Any]], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What came of the transaction; the fields of `RefreshOutcome` of the same names."""
-
-    refresh_no: int | None
-    content_token: UUID | None
-    content_as_of: datetime
-    content_changed: bool | None
-    rows_inserted: int | None
-    rows_deleted: int | None
-    duration_ms: float
-    record_id: int | None = None
-    record_error: str | None = None
 
 
 def refresh_in_transaction(
@@ -100,10 +57,12 @@ def refresh_in_transaction(
         PlanOutdated: The view was populated in the meantime: CONCURRENTLY is possible now.
     """
     try:
-        _begin(connection, order.view.oid, policy)
-        state, look = _look(connection, order)
-        if state is not None and state.last_run_id == order.run_id:
-            return _already(connection, state)  # our COMMIT arrived, its answer did not
+        _begin(connection, order.view.oid, policy, slow_store=order.before_commit is not None)
+        look = look_at(connection, order)
+        if order.again and order.schema is not None:
+            committed = find_committed(connection, order)
+            if committed is not None:
+                return committed  # our COMMIT arrived, its answer did not
         if look is None:
             raise ViewVanished(order.view.label, "it was dropped")
         if look.populated and not order.view.populated:
@@ -114,14 +73,16 @@ def refresh_in_transaction(
         _end(connection)
 
 
-def _begin(connection: Connection[Any], oid: int, policy: RefreshPolicy) -> None:
+def _begin(
+    connection: Connection[Any], oid: int, policy: RefreshPolicy, *, slow_store: bool
+) -> None:
     settings = {
         "lock_timeout": _ms(policy.wait_timeout or 0),
         "statement_timeout": "0",
+        "quote_all_identifiers": "off",  # REFRESH CONCURRENTLY cannot bear it
         # Between two round trips: a host that is suspended there must not keep the lock.
-        "idle_in_transaction_session_timeout": "5s",
+        "idle_in_transaction_session_timeout": "60s" if slow_store else "5s",
         # A process that dies in mid-refresh frees the lock in a second, a network in three.
-        "client_connection_check_interval": "1s",
         "tcp_keepalives_idle": "2",
         "tcp_keepalives_interval": "1",
         "tcp_keepalives_count": "3",
@@ -130,7 +91,10 @@ def _begin(connection: Connection[Any], oid: int, policy: RefreshPolicy) -> None
     if connection.info.server_version >= POSTGRES_17:
         settings["transaction_timeout"] = "0"
     calls = sql.SQL(", ").join(
-        sql.SQL("set_config({}, {}, true)").format(name, value) for name, value in settings.items()
+        [
+            _WATCH_CLIENT,
+            *(sql.SQL("set_config({}, {}, true)").format(*item) for item in settings.items()),
+        ]
     )
     with connection.pipeline():
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
@@ -144,28 +108,15 @@ def _begin(connection: Connection[Any], oid: int, policy: RefreshPolicy) -> None
         )
 
 
+_WATCH_CLIENT = sql.SQL(
+    # Windows cannot watch a socket, and refuses the setting.
+    "CASE WHEN version() !~* 'visual c|msvc|mingw|windows'"
+    " THEN set_config('client_connection_check_interval', '1s', true) END"
+)
+
+
 def _ms(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms"
-
-
-_LOOK = b"""
-SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
-       pg_current_snapshot()::text AS snapshot, clock_timestamp() AS as_of,
-       pg_stat_get_xact_tuples_inserted(c.oid) AS inserted,
-       pg_stat_get_xact_tuples_deleted(c.oid) AS deleted
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.oid = %s::oid AND c.relkind = 'm'
-"""
-
-
-def _look(connection: Connection[Any], order: Commission) -> tuple[ViewState | None, Any]:
-    """The state row, locked, and the view as it is now (names move; the oid does not)."""
-    with connection.pipeline():
-        state = None
-        if order.schema is not None:
-            state = lock_state(connection, order.schema, order.view.oid)
-        look = connection.cursor(row_factory=namedtuple_row).execute(_LOOK, (order.view.oid,))
-    return state.fetchone() if state is not None else None, look.fetchone()
 
 
 def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Committed:
@@ -182,7 +133,7 @@ def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Commi
     committed = Committed(
         refresh_no=number,
         content_token=token,
-        content_as_of=look.as_of,
+        content_as_of=stands_for(order, look)[0],
         content_changed=changed,
         rows_inserted=inserted,
         rows_deleted=deleted,
@@ -192,6 +143,9 @@ def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Commi
     )
     if order.before_commit is not None:
         order.before_commit(committed, connection)
+        if connection.info.transaction_status is not TransactionStatus.INTRANS:
+            # COMMIT of a failed transaction rolls back, and says so without an error.
+            raise RecordingFailed(f"{order.view.label}: the store broke the refresh's transaction")
         connection.execute("COMMIT")
     return committed
 
@@ -201,16 +155,19 @@ def _finish(order: Commission, look: Any) -> tuple[sql.Composed | bytes, tuple[A
     if order.schema is None:
         concurrent = order.strategy.name == "concurrent"
         return _FINISH_LOCAL, (
-            look.inserted, concurrent, look.deleted, concurrent, look.as_of, order.view.oid,
+            look.inserted, concurrent, look.deleted, concurrent and not order.again,
+            look.started, order.view.oid,
         )  # fmt: skip
     call = sql.SQL(
-        "SELECT * FROM {}(%s::oid, %s::text, %s::timestamptz, %s::pg_snapshot, %s::bigint,"
-        " %s::bigint, %s::text, %s::text, %s::text, %s::uuid, %s::text, %s::text, %s::boolean)"
+        "SELECT * FROM {}(%s::oid, %s::text, %s::timestamptz, %s::timestamptz, %s::pg_snapshot,"
+        " %s::boolean, %s::bigint, %s::bigint, %s::text, %s::text, %s::text, %s::uuid, %s::text,"
+        " %s::text, %s::boolean)"
     ).format(order.schema.identifier("finish_refresh"))
+    as_of, snapshot = stands_for(order, look)
     return call, (
-        order.view.oid, order.view.label, look.as_of, look.snapshot, look.inserted, look.deleted,
-        order.strategy.name, order.reason, order.trigger, order.run_id, order.host,
-        order.history, order.notify,
+        order.view.oid, order.view.label, look.started, as_of, snapshot, look.known,
+        look.inserted, look.deleted, order.strategy.name, order.reason, order.trigger,
+        order.run_id, order.host, order.history, order.notify,
     )  # fmt: skip
 
 
@@ -227,17 +184,15 @@ SELECT NULL::bigint, NULL::uuid,
 """
 
 
-def _already(connection: Connection[Any], state: ViewState) -> Committed:
-    connection.execute("ROLLBACK")
-    return Committed(
-        refresh_no=state.refresh_no,
-        content_token=state.content_token,
-        content_as_of=state.content_as_of,
-        content_changed=None,
-        rows_inserted=None,
-        rows_deleted=None,
-        duration_ms=state.last_duration_ms,
-    )
+def find_committed_after_all(
+    connection: Connection[Any], order: Commission, policy: RefreshPolicy
+) -> Committed | None:
+    """As `find_committed`, once the backend that we lost sight of is done: it holds the lock."""
+    try:
+        _begin(connection, order.view.oid, replace(policy, wait_timeout=10.0), slow_store=False)
+        return find_committed(connection, order)
+    finally:
+        _end(connection)
 
 
 def _end(connection: Connection[Any]) -> None:

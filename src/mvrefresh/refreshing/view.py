@@ -100,7 +100,7 @@ class MaterializedView:
     """A materialized view as the catalog showed it, keyed by `oid`.
 
     Attributes:
-        size_bytes: Heap, indexes and TOAST.
+        size_bytes: Heap and indexes, as VACUUM, ANALYZE or an index build last counted them.
         rows_estimate: The planner's estimate; -1 when never analysed.
         permitted: Whether the current role may refresh it.
         reads: Oids of the materialized views it reads, directly or through plain views,

@@ -42,9 +42,9 @@ gap AS MATERIALIZED (
         path,
         CASE WHEN path <> '' THEN left(path, -strpos(reverse(path), '.')) END AS above
     FROM (
-        SELECT DISTINCT subpath(s.path::ltree, 0, level)::text COLLATE "C" AS path
+        SELECT DISTINCT subpath(s.path::ltree, 0, l.level::integer - 1)::text COLLATE "C" AS path
         FROM seat AS s
-        CROSS JOIN LATERAL generate_series(0, nlevel(s.path::ltree) - 1) AS level
+        CROSS JOIN LATERAL unnest(string_to_array(s.path, '.')) WITH ORDINALITY AS l (label, level)
         WHERE s.id IS NULL
     ) AS prefix
     WHERE NOT EXISTS (SELECT FROM family AS f WHERE f.path = prefix.path)

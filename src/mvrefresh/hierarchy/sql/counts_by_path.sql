@@ -30,9 +30,13 @@ seat AS MATERIALIZED (
 
 -- Gaps: the paths above a family that has no parent ...
 gap AS MATERIALIZED (
-    SELECT s.path AS missing, s.children, level, subpath(s.path::ltree, 0, level)::text AS path
+    SELECT
+        s.path AS missing,
+        s.children,
+        l.level,
+        subpath(s.path::ltree, 0, l.level::integer - 1)::text COLLATE "C" AS path
     FROM seat AS s
-    CROSS JOIN LATERAL generate_series(0, nlevel(s.path::ltree) - 1) AS level
+    CROSS JOIN LATERAL unnest(string_to_array(s.path, '.')) WITH ORDINALITY AS l (label, level)
     WHERE s.id IS NULL
 ),
 
@@ -45,7 +49,7 @@ bridge AS MATERIALIZED (
 ),
 
 -- ... and the nearest of these, which is the parent in place of the missing one.
-adopted AS (
+adopted AS MATERIALIZED (
     SELECT DISTINCT ON (g.missing) g.path, g.children
     FROM gap AS g
     JOIN bridge AS b ON b.path = g.path

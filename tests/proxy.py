@@ -1,0 +1,78 @@
+"""A TCP proxy that loses the server's answer to a message, as a network may."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from typing import Self
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+
+class LosesTheAnswer:
+    """Forwards everything; once `after` went to the server, its answers are lost and both hung up.
+
+    Args:
+        dsn: A server reachable by TCP.
+        after: Bytes of the client whose answer is to be lost.
+        times: How many connections are treated so; later ones pass.
+    """
+
+    def __init__(self, dsn: str, after: bytes, *, times: int = 1) -> None:
+        self._dsn = dsn
+        self._after = after
+        self._times = times
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def dsn(self) -> str:
+        """The way through the proxy."""
+        port = self._listener.getsockname()[1]
+        return make_conninfo(self._dsn, host="127.0.0.1", port=port)
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, work, *args: object) -> None:
+        thread = threading.Thread(target=work, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._start(self._forward, client)
+
+    def _forward(self, client: socket.socket) -> None:
+        target = conninfo_to_dict(self._dsn)
+        server = socket.create_connection((target["host"], int(target["port"])))
+        losing = False
+        with client, server:
+            while True:
+                # Quiet after the message: the server has done it, and nobody will know.
+                ready = select.select([client, server], [], [], 0.3 if losing else None)[0]
+                if not ready:
+                    return
+                for source in ready:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is client:
+                        server.sendall(data)
+                        if self._after in data and self._times:
+                            self._times -= 1
+                            losing = True
+                    elif not losing:
+                        client.sendall(data)

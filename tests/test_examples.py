@@ -1,0 +1,89 @@
+"""Every example runs, as a user would run it, and says what it should."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.documents import ROOT
+
+from mvrefresh import Database, refresh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Call = Callable[..., str]
+
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.fixture
+def call(dsn: str, tmp_path: Path) -> Call:
+    """Runs Python as a subprocess that knows its database by MVREFRESH_DSN alone."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    env |= {"MVREFRESH_DSN": dsn, "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(*arguments: str | Path) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(
+            command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_runs_and_runs_again(script: Path, call: Call):
+    assert call(script).count("\n") >= (script.stem != "embed")
+    call(script)
+
+
+def test_embed_reports_every_view(call: Call, conn):
+    conn.execute("CREATE MATERIALIZED VIEW one AS SELECT 1 AS one")
+    conn.execute("CREATE MATERIALIZED VIEW two AS SELECT one + 1 AS two FROM one")
+    first, second = call(EXAMPLES / "embed.py").splitlines()
+    assert first.startswith("one succeeded regular")
+    assert second.startswith("two succeeded regular")
+
+
+@pytest.fixture
+def alembic(call: Call) -> Call:
+    if importlib.util.find_spec("alembic") is None and not os.environ.get("CI"):
+        pytest.skip("alembic is not installed")
+    # Alembic's own imports may warn.
+    return lambda *arguments: call(
+        "-W", "ignore", "-m", "alembic", "-c", EXAMPLES / "alembic/alembic.ini", *arguments
+    )
+
+
+def test_alembic_installs_and_removes(alembic: Call, conn, dsn: str):
+    alembic("upgrade", "head")
+    conn.execute("CREATE MATERIALIZED VIEW one AS SELECT 1 AS one")
+    with Database(dsn) as db:
+        assert refresh(db).results == {"one": True}
+    alembic("downgrade", "base")
+    assert conn.execute("SELECT to_regnamespace('mvrefresh')").fetchone() == (None,)
+
+
+def test_alembic_writes_the_same_as_sql(alembic: Call, conn, dsn: str):
+    conn.execute(alembic("upgrade", "head", "--sql").encode())
+    with Database(dsn) as db, db.dedicated() as connection:
+        db.schema.check(connection)
+
+
+def test_alembic_shares_its_transaction(alembic: Call, conn):
+    conn.execute("CREATE SCHEMA mvrefresh")
+    conn.execute("CREATE TABLE mvrefresh.refresh_metrics (id int)")  # it cannot be adopted
+    with pytest.raises(AssertionError, match="success"):
+        alembic("upgrade", "head")
+    assert conn.execute("SELECT to_regclass('mvrefresh.state')").fetchone() == (None,)
+    assert conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,)
