@@ -20,7 +20,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    install(session, "test")
+    install(session, "test", "examples")
     session.run("pytest", *session.posargs)
 
 

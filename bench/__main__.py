@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 import psycopg
-from bench import hierarchy_build, overhead, parallel
 from rich.console import Console
 from rich.table import Table
 from tests.servers import PostgresServer, postgres_bin_dir
+
+from bench import hierarchy_build, overhead, parallel
 
 if TYPE_CHECKING:
     from bench.measure import Row

@@ -16,8 +16,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from bench.measure import Row, seconds
 
+from bench.measure import Row, seconds
 from mvrefresh import HierarchySource
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from bench.measure import Row, compare
 
 import mvrefresh
+from bench.measure import Row, compare
 from mvrefresh import Database, RefreshPolicy, Schema
 
 if TYPE_CHECKING:

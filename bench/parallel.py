@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 
 import psycopg
-from bench.measure import Row, compare
 
 import mvrefresh
+from bench.measure import Row, compare
 from mvrefresh import Database, RefreshPolicy, Schema
 
 

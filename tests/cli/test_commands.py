@@ -48,7 +48,7 @@ def test_plan(mvrefresh):
         ["2", "plain", "regular"],
         ["3", "reader", "regular"],
     ]
-    assert "3 views in 2 waves, 2 by a blocking refresh." in result.stdout
+    assert "3 views in 2 waves, 1 by a blocking refresh." in result.stdout
 
 
 def test_plan_json(json_of):

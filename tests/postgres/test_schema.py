@@ -57,8 +57,8 @@ def test_an_older_version_is_named_and_upgraded_in_place(conn):
     conn.execute(first)
     conn.execute(
         "CREATE MATERIALIZED VIEW mv AS SELECT 1 AS x; INSERT INTO mvrefresh.state VALUES"
-        " ('mv', 7, gen_random_uuid(), now(), pg_current_snapshot(), now(), now(), 1, 'r',"
-        " gen_random_uuid())"
+        " ('mv'::regclass, 7, gen_random_uuid(), now(), pg_current_snapshot(), now(), now(), 1,"
+        " 'r', gen_random_uuid())"
     )
     with pytest.raises(SchemaOutdated, match="version 1"):
         schema.check(conn)

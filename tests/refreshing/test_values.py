@@ -34,8 +34,12 @@ def report(*outcomes):
     ],
 )
 def test_a_status_means_one_thing(status, success, truth):
-    assert outcome("v", status).success is success
-    assert bool(outcome("v", status)) is truth
+    assert outcome("v", status, attempts=1).success is success
+    assert bool(outcome("v", status, attempts=1)) is truth
+
+
+def test_what_was_cancelled_before_it_began_did_not_fail():
+    assert outcome("v", Status.CANCELLED, attempts=0).success is None
 
 
 def test_a_report_gives_results_and_failures_in_the_plans_order():

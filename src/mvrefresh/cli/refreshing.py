@@ -45,6 +45,12 @@ _GLANCE = 0.2  # seconds; Windows delivers a Ctrl-C only between two waits
     default=RefreshPolicy().lock_timeout,
     help="How long to wait for a lock: readers queue behind us.  [default: 5s]",
 )
+@click.option(
+    "--wait-timeout",
+    type=Limit(),
+    default=RefreshPolicy().wait_timeout,
+    help="How long to wait for another refresh of the same view to end.  [default: 600s]",
+)
 @click.option("--refresh-timeout", type=Limit(), help="How long a refresh may take.  [no limit]")
 @click.option(
     "--local", is_flag=True, help="Go without the library's tables: no state, no history."
@@ -64,6 +70,7 @@ def refresh(
     fallback: Fallback,
     jobs: int,
     lock_timeout: float,
+    wait_timeout: float,
     refresh_timeout: float | None,
     local: bool,
     analyze: bool,
@@ -76,6 +83,7 @@ def refresh(
     policy = RefreshPolicy(
         jobs=jobs,
         lock_timeout=lock_timeout,
+        wait_timeout=wait_timeout,
         refresh_timeout=refresh_timeout,
         coordination="local" if local else "schema",
         analyze=analyze,

@@ -30,6 +30,8 @@ POSTGRES_17: Final = 17_00_00
 MAYBE_NOT_CONCURRENTLY: Final = frozenset({"0A000", "55000"})
 """What REFRESH CONCURRENTLY says when it is impossible (but a definition can say it too)."""
 
+UNDEFINED_TABLE: Final = "42P01"
+
 ANOTHER_VIEW: Final = "MV002"
 """What our own function raises when REFRESH went to another view that has the name now."""
 

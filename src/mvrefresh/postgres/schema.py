@@ -64,8 +64,11 @@ class Schema:
             channel=sql.Literal(notify.CHANNEL),
         )
 
-    def statements(self, *, since: int = 0) -> list[sql.Composed]:
-        """The DDL, one composed text a version, of the versions after `since`."""
+    def statements(self, *, since: int = 0, until: int | None = None) -> list[sql.Composed]:
+        """The DDL, one composed text a version, of the versions after `since` up to `until`.
+
+        A migration that is to do the same for ever names its `until`.
+        """
         head = self._compose(
             "CREATE SCHEMA IF NOT EXISTS {schema};\n"
             "CREATE SCHEMA IF NOT EXISTS {metrics};\n"
@@ -77,16 +80,23 @@ class Schema:
             self._compose(text)
             + self._compose(f"\nINSERT INTO {{schema}}.version (version) VALUES ({number});\n")
             for number, text in self._steps()
-            if number > since
+            if number > since and (until is None or number <= until)
         ]
         return [head, *steps]
 
-    def ddl(self, connection: Connection[Any] | None = None) -> str:
+    def ddl(
+        self,
+        connection: Connection[Any] | None = None,
+        *,
+        since: int = 0,
+        until: int | None = None,
+    ) -> str:
         """All of it as one SQL script, for a migration of the host's own.
 
         Identifiers are quoted by the rules of `connection`, or of a UTF-8 database without one.
         """
-        body = "\n".join(part.as_string(connection) for part in self.statements())
+        parts = self.statements(since=since, until=until)
+        body = "\n".join(part.as_string(connection) for part in parts)
         return f"BEGIN;\n{body}COMMIT;\n"
 
     def version(self, connection: Connection[Any]) -> int:

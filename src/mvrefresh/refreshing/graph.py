@@ -134,7 +134,7 @@ class ViewGraph:
                 f"there is no materialized view {wanted} in this database",
                 readings=[(wanted.schema, wanted.name)],
             )
-        if not wanted.strip():
+        if not wanted.strip() or "\0" in wanted or _has_surrogates(wanted):
             raise ConfigurationError(f"{wanted!r} is not a view name")
         readings = self._readings(wanted)
         for schema, name in readings:
@@ -168,3 +168,8 @@ class ViewGraph:
             names = ", ".join(sorted(view.label for view in elsewhere))
             raise AmbiguousView(f"several materialized views are called {name!r}: {names}")
         return elsewhere[0] if elsewhere else None
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether it holds what no UTF-8 text can (as bytes of a command line may become)."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -42,7 +42,7 @@ class Step:
     @property
     def blocks_readers(self) -> bool:
         """Whether readers of the view wait while it is refreshed."""
-        return self.strategy == "regular"
+        return self.strategy == "regular" and self.view.populated
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +117,16 @@ def make_plan(
 def _choose(view: MaterializedView, method: Method, fallback: Fallback) -> tuple[str | None, str]:
     """The strategy and the reason in words."""
     if method == "regular":
-        return "regular", "asked for; readers wait while it runs"
+        waiting = "readers wait while it runs" if view.populated else "it is not populated yet"
+        return "regular", f"asked for; {waiting}"
     obstacle = view.concurrently_obstacle
     if obstacle is None:
         index = view.usable_index
         assert index is not None  # noqa: S101 - what no obstacle means
         columns = ", ".join(index.columns)
         return "concurrent", f"populated, with unique index {index.name} ({columns})"
-    if fallback == "never" and view.populated:
-        return None, f"CONCURRENTLY is impossible, {obstacle}, and blocking was ruled out"
-    if fallback == "never":
-        # Nobody can read a view that is not populated, so there is nobody to block.
+    if not view.populated:  # nobody can read it, so there is nobody to block
         return "regular", f"{obstacle}, so there are no readers to block"
+    if fallback == "never":
+        return None, f"CONCURRENTLY is impossible, {obstacle}, and blocking was ruled out"
     return "regular", f"{obstacle}; readers wait while it runs"

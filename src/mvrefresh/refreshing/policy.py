@@ -11,6 +11,9 @@ MetricsPolicy: TypeAlias = Literal["best_effort", "required"]
 Coordination: TypeAlias = Literal["schema", "local"]
 
 
+_SHORTEST = 0.001  # seconds; PostgreSQL counts milliseconds, and takes 0 for no limit
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshPolicy:
     """How a run behaves.
@@ -54,15 +57,15 @@ class RefreshPolicy:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is less than 1")
         for name in ("lock_timeout", "retry_timeout", "backoff_initial", "backoff_max"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) < _SHORTEST:
                 raise ConfigurationError(
-                    f"{name}={getattr(self, name)} is not a positive number of seconds"
+                    f"{name}={getattr(self, name)} is less than a millisecond (it counts seconds)"
                 )
         for name in ("wait_timeout", "refresh_timeout"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) < _SHORTEST:
                 raise ConfigurationError(
-                    f"{name}={getattr(self, name)} is not a positive number of seconds "
-                    "(None means no limit)"
+                    f"{name}={getattr(self, name)} is less than a millisecond (it counts seconds; "
+                    "None means no limit)"
                 )
         for name, allowed in (
             ("metrics_policy", get_args(MetricsPolicy)),

@@ -79,11 +79,6 @@ class RefreshOutcome:
             return None
         return self.status.success
 
-    @property
-    def blocked_readers(self) -> bool:
-        """Whether readers of the view had to wait for this refresh."""
-        return self.strategy == "regular" and self.status is Status.SUCCEEDED
-
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:

@@ -165,16 +165,15 @@ class StepRun:
             logger.warning("the notification queue is full: %s goes without", self._label)
             self._notify = False
             return True
-        if error.sqlstate in (faults.ANOTHER_VIEW, "42P01"):
-            self._reconsider(connection)  # raises if the view is gone
-            return error.sqlstate == faults.ANOTHER_VIEW
-        if error.sqlstate not in faults.MAYBE_NOT_CONCURRENTLY:
+        known = {faults.ANOTHER_VIEW, faults.UNDEFINED_TABLE, *faults.MAYBE_NOT_CONCURRENTLY}
+        if error.sqlstate not in known:
             return False
-        if self._step.strategy != "concurrent":
-            return False
-        # A definition can raise these codes itself: only the catalog knows.
-        self._reconsider(connection)
-        if self._step.strategy == "concurrent":
+        # A definition can raise most of these itself: only the catalog knows.
+        planned = self._step
+        self._reconsider(connection)  # raises if the view is gone
+        if self._step.view.name != planned.view.name or error.sqlstate == faults.ANOTHER_VIEW:
+            return True  # REFRESH goes by name, and the name had moved
+        if planned.strategy == self._step.strategy or error.sqlstate == faults.UNDEFINED_TABLE:
             return False
         if self._step.strategy is not None:
             self._run.events.publish(

@@ -21,9 +21,10 @@ SELECT c.oid::bigint AS oid,
            SELECT jsonb_agg(jsonb_build_object(
                       'name', ic.relname,
                       'columns', (
-                          SELECT coalesce(jsonb_agg(pg_get_indexdef(i.indexrelid, k, true)
-                                                    ORDER BY k), '[]')
-                            FROM generate_series(1, i.indnkeyatts) k),
+                          -- not pg_get_indexdef: it locks the view
+                          SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]')
+                            FROM pg_attribute a
+                           WHERE a.attrelid = i.indexrelid AND a.attnum <= i.indnkeyatts),
                       'valid', i.indisvalid,
                       'immediate', i.indimmediate,
                       'partial', i.indpred IS NOT NULL,
