@@ -83,7 +83,7 @@ def main() -> int:
             if wish.only in (None, name):
                 print(f"{name} ...", file=sys.stderr, flush=True)
                 rows += part(dsn, quick=wish.quick)
-    Console(width=max(100, Console().width)).print(
+    Console(width=max(160, Console().width)).print(
         table(rows, ", ".join(f"{key} {value}" for key, value in about.items()))
     )
     wish.json.parent.mkdir(parents=True, exist_ok=True)
