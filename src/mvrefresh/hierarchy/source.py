@@ -97,20 +97,22 @@ class HierarchySource:
     ) -> list[sql.Composed]:
         """The DDL, in order: each view and its indexes."""
         ancestors, counts, stats = self.views
-        counts_text = "descendant_counts_by_" + ("path" if self.parent is None else "parent")
+        way = "path" if self.parent is None else "parent"
         names = self._names(with_data=with_data, ltree_schema=ltree_schema)
         return definition.statements(
             (
                 Definition(
                     ancestors,
-                    _text("entity_ancestors").format(
+                    _text(f"entity_ancestors_by_{way}").format(
                         view=definition.identifier(ancestors), **names
                     ),
                     (definition.unique_index(ancestors, "entity_id"),),
                 ),
                 Definition(
                     counts,
-                    _text(counts_text).format(view=definition.identifier(counts), **names),
+                    _text(f"descendant_counts_by_{way}").format(
+                        view=definition.identifier(counts), **names
+                    ),
                     (definition.unique_index(counts, "entity_id"),),
                 ),
                 Definition(
@@ -137,7 +139,6 @@ class HierarchySource:
             "path": sql.Identifier(self.path),
             "parent": sql.Identifier(self.parent or self.id),
             "entity_name": column("e", self.name),
-            "ancestor_name": column("a", self.name),
             "type": no_type
             if self.entity_type is None
             else sql.SQL("coalesce({}::text, '')").format(column("e", self.entity_type)),

@@ -26,11 +26,8 @@ walk (id, entities, parents, deepest) AS (
     SELECT above, sum(entities)::bigint, sum(parents)::bigint, max(deepest)
       FROM (SELECT f.above, w.entities, w.parents, w.deepest
               FROM walk w
-              -- grouped, so that the planner knows it unique and hashes it once
-              JOIN (SELECT id, (array_agg(above))[1] AS above
-                      FROM family
-                     WHERE above IS NOT NULL
-                     GROUP BY id) f ON f.id = w.id) s
+              JOIN family f ON f.id = w.id
+             WHERE f.above IS NOT NULL) s
      GROUP BY above
 ),
 tally AS (

@@ -6,39 +6,47 @@ WITH RECURSIVE
 family AS MATERIALIZED (   -- the children of one path, whether or not that path is an entity
     SELECT path, left(path, -strpos(reverse(path), '.')) AS above, children, deepest
       FROM (SELECT path, count(*) AS children, max(level) AS deepest
-              FROM (SELECT {ltree}.subpath({path}, 0, -1)::text AS path,
+              FROM (SELECT {ltree}.subpath({path}, 0, -1)::text COLLATE "C" AS path,
                            {ltree}.nlevel({path}) AS level
                       FROM {table}
                      WHERE {ltree}.nlevel({path}) > 1
                     OFFSET 0) child
              GROUP BY path) f
 ),
-seat AS MATERIALIZED (     -- the entity at that path; without one there is a gap
-    SELECT DISTINCT f.path, f.above, f.children, e.{id} IS NULL AS missing
+seat AS MATERIALIZED (     -- the entities at that path; without one there is a gap (id is null)
+    SELECT f.path, f.above, f.children, e.{id} AS id
       FROM family f
       LEFT JOIN {table} e ON e.{path}::text = f.path
 ),
-nearest AS MATERIALIZED (  -- children below a gap belong to the nearest entity above it
-    SELECT DISTINCT ON (gap.path) above.path, gap.children
-      FROM (SELECT s.path, s.children, k AS level,
-                   {ltree}.subpath(s.path::{ltree}.ltree, 0, k)::text AS above
-              FROM seat s
-             CROSS JOIN LATERAL generate_series(1, {ltree}.nlevel(s.path::{ltree}.ltree) - 1) k
-             WHERE s.missing) gap
-      JOIN LATERAL (SELECT gap.above AS path) above ON true
-      JOIN {table} e ON e.{path}::text = above.path
-     ORDER BY gap.path, gap.level DESC
+gap AS MATERIALIZED (      -- the paths above a gap
+    SELECT s.path AS missing, s.children, l.level,
+           {ltree}.subpath(s.path::{ltree}.ltree, 0, l.level::integer - 1)::text
+           COLLATE "C" AS path
+      FROM seat s
+     CROSS JOIN LATERAL unnest(string_to_array(s.path, '.')) WITH ORDINALITY l (label, level)
+     WHERE s.id IS NULL AND l.level > 1
 ),
-parent AS MATERIALIZED (   -- every entity that is no leaf
-    SELECT path FROM seat WHERE NOT missing
-    UNION
-    SELECT path FROM nearest
+bridge AS MATERIALIZED (   -- those of them that have entities
+    SELECT g.path, count(*) AS entities
+      FROM (SELECT DISTINCT path FROM gap) g
+      JOIN {table} e ON e.{path}::text = g.path
+     GROUP BY g.path
+),
+nearest AS MATERIALIZED (  -- children below a gap belong to the nearest entity above it
+    SELECT DISTINCT ON (g.missing) g.path, g.children
+      FROM gap g
+      JOIN bridge b ON b.path = g.path
+     ORDER BY g.missing, g.level DESC
 ),
 walk (path, entities, parents, deepest) AS (  -- a family's count, carried up a level at a time
     SELECT above, sum(entities)::bigint, sum(parents)::bigint, max(deepest)
       FROM (SELECT above, children AS entities, 0 AS parents, deepest FROM family
             UNION ALL
-            SELECT left(path, -strpos(reverse(path), '.')), 0, 1, NULL FROM parent) s
+            SELECT above, 0, 1, NULL FROM seat WHERE id IS NOT NULL
+            UNION ALL
+            SELECT left(b.path, -strpos(reverse(b.path), '.')), 0, b.entities, NULL
+              FROM bridge b
+             WHERE NOT EXISTS (SELECT FROM family f WHERE f.path = b.path)) s
      WHERE above <> ''
      GROUP BY above
     UNION ALL
