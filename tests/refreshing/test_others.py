@@ -130,16 +130,23 @@ class TestWords:
         assert conn.execute("SELECT last_value FROM ran").fetchone() == (1,)
 
     def test_an_administrators_cancel_is_a_cancel(self, database, conn):
-        conn.execute("CREATE MATERIALIZED VIEW k AS SELECT pg_sleep(60)::text AS x WITH NO DATA")
+        conn.execute(
+            "CREATE MATERIALIZED VIEW k AS SELECT pg_sleep(60)::text AS x WITH NO DATA;"
+            "CREATE MATERIALIZED VIEW reader AS SELECT x FROM k WITH NO DATA"
+        )
         reports = []
-        thread = threading.Thread(target=lambda: reports.append(refreshed(database, "k")))
+        thread = threading.Thread(
+            target=lambda: reports.append(mvrefresh.refresh(database, ["k", "reader"]))
+        )
         thread.start()
         wait_until(lambda: conn.execute(ASLEEP).fetchone() == (1,))
         conn.execute(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
         )
         thread.join()
-        assert reports[0].status is Status.CANCELLED
+        (report,) = reports
+        assert report["k"].status is Status.CANCELLED
+        assert report["reader"].status is Status.SKIPPED_UPSTREAM
 
     def test_a_role_that_may_not_use_our_tables_is_told_before_anything(self, database, conn, dsn):
         role = f"u_{conn.info.dbname}"

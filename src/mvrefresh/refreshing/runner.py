@@ -19,7 +19,7 @@ from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.cancellation import Cancellation
 from mvrefresh.refreshing.policy import RefreshPolicy
-from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport, Status
+from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
 from mvrefresh.refreshing.run import Run
 from mvrefresh.refreshing.step import StepRun
 
@@ -176,8 +176,8 @@ class _Schedule:
         broken = [outcome.view for outcome in upstream if not outcome]
         if not broken:
             return StepRun(self._run, step)()
-        if any(outcome.status is Status.CANCELLED for outcome in upstream):
-            return StepRun(self._run, step)()  # which finds that the run is cancelled
+        if self._run.cancellation.requested:
+            return StepRun(self._run, step).leave()
         return StepRun(self._run, step).skip(broken)
 
     def _finish(self, oid: int, outcome: RefreshOutcome) -> None:

@@ -69,7 +69,7 @@ class StepRun:
     def leave(self) -> RefreshOutcome:
         """Leave the view alone: the run ends before its time."""
         return self._not_refreshed(
-            Status.CANCELLED, errors.RefreshCancelled(self._label, "the run was interrupted")
+            Status.CANCELLED, errors.RefreshCancelled(self._label, "the run ended before it began")
         )
 
     # -- attempts ------------------------------------------------------------------------------
