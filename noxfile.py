@@ -52,7 +52,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     install(session, "test", "examples")
-    session.run("pytest", "tests/test_examples.py", "tests/test_docs.py", *session.posargs)
+    session.run("pytest", "tests/test_examples.py", "tests/docs", *session.posargs)
 
 
 @nox.session

@@ -54,6 +54,14 @@ def split_attributes(  # the signature is Sphinx's, here and below
             lines.insert(at + len(others), f"{indent}{last}: {text}")
 
 
+def keep_prose(
+    _app: Sphinx, what: str, _name: str, _obj: object, _options: Any, lines: list[str]
+) -> None:
+    """Let a property's docstring hold a colon: napoleon would take what precedes it for a type."""
+    if what == "property":
+        lines[:0] = ["..", ""]  # an empty comment
+
+
 def add_fix(
     _app: Sphinx, _what: str, _name: str, obj: object, _options: Any, lines: list[str]
 ) -> None:
@@ -63,5 +71,6 @@ def add_fix(
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-docstring", split_attributes, priority=400)  # before napoleon
+    for before_napoleon in (split_attributes, keep_prose):
+        app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", add_fix)

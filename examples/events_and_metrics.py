@@ -38,7 +38,7 @@ def tell(event: Event) -> None:
         case RefreshFellBack(view=view, reason=reason):
             print(f"  {view}: blocks its readers now: {reason}")
         case RecordLost(view=view, error=error):
-            print(f"  {view}: refreshed, but not recorded: {error}")
+            print(f"  {view}: its record was lost: {error}")
 
 
 def main() -> None:

@@ -489,3 +489,18 @@ def test_a_full_disk(database, conn):
     outcome = fail(database, "f")
     assert isinstance(outcome.error, errors.OutOfSpace)
     assert "No space left on device" in str(outcome.error)
+
+
+def test_a_standby(restartable):
+    """A server in recovery takes no writes, not even of the failure."""
+    with closing(psycopg.connect(restartable.dsn(), autocommit=True)) as conn:
+        Schema().apply(conn)
+        conn.execute("CREATE MATERIALIZED VIEW mv AS SELECT 1 AS x")
+    restartable.stop()
+    (restartable._directory / "data/standby.signal").touch()
+    restartable.start()
+    with Database(restartable.dsn()) as database:
+        assert database.health().in_recovery is True
+        outcome = fail(database)
+    assert isinstance(outcome.error, errors.ServerReadOnly)
+    assert (outcome.attempts, outcome.record_id) == (1, None)

@@ -165,6 +165,26 @@ class TestWords:
             conn.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}")
             conn.execute(f"DROP ROLE {role}")
 
+    def test_a_missing_table_is_named(self, database, conn):
+        conn.execute("DROP TABLE mvrefresh.refresh_metrics")
+        with pytest.raises(errors.SchemaOutdated, match="refresh_metrics"):
+            refreshed(database)
+
+    def test_an_administrators_cancel_is_no_timeout(self, database, conn):
+        conn.execute("CREATE MATERIALIZED VIEW k AS SELECT pg_sleep(60)::text AS x WITH NO DATA")
+        reports = []
+        policy = RefreshPolicy(refresh_timeout=50)
+        thread = threading.Thread(
+            target=lambda: reports.append(refreshed(database, "k", policy=policy))
+        )
+        thread.start()
+        wait_until(lambda: conn.execute(ASLEEP).fetchone() == (1,))
+        conn.execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        )
+        thread.join()
+        assert isinstance(reports[0].error, errors.RefreshCancelled)
+
     def test_a_missing_function_is_named(self, database, conn):
         conn.execute("DROP FUNCTION mvrefresh.finish_refresh")
         with pytest.raises(errors.SchemaOutdated, match="finish_refresh is missing"):
@@ -215,6 +235,17 @@ class TestRecordsUnderPressure:
         outcome = fail(database, policy=policy, metrics=Swallows())
         assert isinstance(outcome.error, errors.RecordingFailed)
         assert state() is None
+
+    def test_a_required_store_without_ids_is_called_once(self, database):
+        class Nameless(mvrefresh.InMemoryMetricsStore):
+            def record(self, record, *, connection=None):
+                super().record(record)
+                return record
+
+        store = Nameless()
+        policy = RefreshPolicy(metrics_policy="required")
+        assert refreshed(database, policy=policy, metrics=store)
+        assert store.summary().total_count == 1
 
     def test_a_required_record_goes_to_the_store_that_was_named(self, database, new_dsn):
         with Database(new_dsn()) as audit:

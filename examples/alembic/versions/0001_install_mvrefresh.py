@@ -9,11 +9,10 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-VERSION = 3  # of mvrefresh's schema: a fixed one, whatever version of the library runs this
-
 
 def upgrade() -> None:
-    for statement in Schema().statements()[: 1 + VERSION]:
+    # A fixed version of mvrefresh's schema, whatever version of the library runs this.
+    for statement in Schema().statements(until=3):
         op.execute(statement.as_string())
 
 

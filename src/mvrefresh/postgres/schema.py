@@ -162,18 +162,27 @@ class Schema:
             "metrics": self.metrics_table,
             "finish": self.identifier("finish_refresh"),
         }
-        row = (
-            connection.cursor(row_factory=tuple_row)
-            .execute(
-                "SELECT to_regproc(%(finish)s) IS NOT NULL,"
-                " has_table_privilege(%(state)s, 'SELECT') AND"
-                " has_table_privilege(%(state)s, 'INSERT') AND"
-                " has_table_privilege(%(state)s, 'UPDATE') AND"
-                " has_table_privilege(%(metrics)s, 'INSERT')",
-                {key: name.as_string(connection) for key, name in names.items()},
+        try:
+            row = (
+                connection.cursor(row_factory=tuple_row)
+                .execute(
+                    "SELECT to_regproc(%(finish)s) IS NOT NULL,"
+                    " has_table_privilege(%(state)s, 'SELECT') AND"
+                    " has_table_privilege(%(state)s, 'INSERT') AND"
+                    " has_table_privilege(%(state)s, 'UPDATE') AND"
+                    " has_table_privilege(%(metrics)s, 'SELECT') AND"
+                    " has_table_privilege(%(metrics)s, 'INSERT')",
+                    {key: name.as_string(connection) for key, name in names.items()},
+                )
+                .fetchone()
             )
-            .fetchone()
-        )
+        except errors.InsufficientPrivilege as error:
+            raise self._not_permitted() from error
+        except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
+            raise SchemaOutdated(
+                f"mvrefresh's tables are not all there ({error.diag.message_primary}), although "
+                f"table {self.name}.version says {self.latest}: delete its rows from 2 on"
+            ) from error
         complete, permitted = row or (False, False)
         if not complete:
             raise SchemaOutdated(

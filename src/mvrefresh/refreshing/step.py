@@ -42,6 +42,7 @@ class StepRun:
         self._last_error: Exception | None = None
         self._lost_sight = False
         self._notify = True
+        self._recorded_first = False
         self._record_id: int | None = None
 
     def __call__(self) -> RefreshOutcome:
@@ -57,7 +58,7 @@ class StepRun:
         outcome = self._succeeded(committed)
         if committed.record_error is not None:
             lost(self._run, self._label, errors.RecordNotStored(committed.record_error))
-        elif outcome.record_id is None and not self._run.records_itself:
+        elif not self._recorded_first and not self._run.records_itself:
             outcome = replace(outcome, record_id=record_afterwards(self._run, outcome))
         return outcome
 
@@ -145,6 +146,7 @@ class StepRun:
 
     def _record_first(self, committed: Committed, connection: AnyConnection) -> None:
         self._record_id = record_first(self._run, self._succeeded(committed), connection)
+        self._recorded_first = True
 
     def _committed_after_all(self, error: Exception) -> Committed | None:
         """Whether a COMMIT arrived whose answer did not: then nothing has failed."""
@@ -232,7 +234,7 @@ class StepRun:
         limit = self._run.policy.refresh_timeout
         if self._run.cancellation.requested and faults.is_connection_loss(error):
             typed: Exception = errors.RefreshCancelled(self._label, "it was cancelled")
-        elif sqlstate == "57014" and limit is not None and not self._run.cancellation.requested:
+        elif sqlstate == "57014" and limit is not None and monotonic() - self._began >= limit:
             typed = errors.RefreshTimedOut(self._label, f"it took longer than {limit:g} s")
         elif sqlstate == faults.RECORD_REFUSED:
             typed = errors.RecordingFailed(f"{self._label}: {faults.message_of(error)}")

@@ -23,7 +23,7 @@ from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from mvrefresh.errors import RecordingFailed, ViewVanished
+from mvrefresh.errors import RecordingFailed, ServerReadOnly, ViewVanished
 from mvrefresh.postgres import locks
 from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
@@ -53,9 +53,12 @@ def refresh_in_transaction(
 
     Raises:
         psycopg.Error: As the server said it; everything is rolled back.
+        ServerReadOnly: The server is a standby.
         ViewVanished: There is no such view any more.
         PlanOutdated: The view was populated in the meantime: CONCURRENTLY is possible now.
     """
+    if connection.info.parameter_status("in_hot_standby") == "on":
+        raise ServerReadOnly(order.view.label, "the server is a standby")
     try:
         _begin(connection, order.view.oid, policy, slow_store=order.before_commit is not None)
         look = look_at(connection, order)
