@@ -50,7 +50,7 @@ class MvrefreshError(Exception):
 
     def __init__(self, what: str) -> None:
         self.what = what
-        super().__init__(f"{what.rstrip('.')}. {self.fix}".strip())
+        super().__init__(f"{what.rstrip(' .?')}. {self.fix}".strip())
 
 
 class ConfigurationError(MvrefreshError, ValueError):

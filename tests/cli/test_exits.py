@@ -131,7 +131,7 @@ class TestSchema:
         assert result.exit_code == Exit.SCHEMA
         assert result.stdout == ""
         assert "mvrefresh schema --apply" in result.stderr
-        assert "pass --local to go without" in result.stderr
+        assert "`mvrefresh refresh --local` goes without" in result.stderr
         assert error_of(json_of, *args, exit_code=4)["type"] == "SchemaMissing"
 
     def test_status_says_so_and_shows_the_rest(self, mvrefresh, json_of):

@@ -77,7 +77,7 @@ def test_from_end_to_end(environment):
     for view in VIEWS:
         # first plan, first refresh, second plan, two refreshes, percentiles; and the list
         assert done.stdout.count(view) >= 7
-    for heading in ("p50", "p95", "p99", "Inserted", "Deleted", "token kept"):
+    for heading in ("p50", "p95", "p99", "Rows", "+5,303", "no. 2, kept"):
         assert heading in done.stdout
     assert "15 refreshes, 0 failed; the whole demo took" in done.stdout
     assert "\x1b" not in done.stdout

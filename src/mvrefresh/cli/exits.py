@@ -43,13 +43,14 @@ EXPECTED: Final = (
     KeyboardInterrupt,
     errors.MvrefreshError,
     psycopg.Error,
+    PermissionError,
 )
 """What is said in one line; anything else is a fault of ours and keeps its traceback."""
 
 _INTERRUPTS: Final = (click.Abort, KeyboardInterrupt)  # click makes the one of the other, mostly
 
 _IN_WORDS_OF_THE_COMMAND: Final = {
-    'coordination="local"': "--local",
+    ', or pass coordination="local" to go without': " (`mvrefresh refresh --local` goes without)",
     'fallback="regular"': "--fallback regular",
 }
 

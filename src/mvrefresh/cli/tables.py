@@ -125,18 +125,17 @@ def plan_table(plan: Plan) -> Table:
 
 def outcomes_table(report: RefreshReport) -> Table:
     """What became of each view, and of its content."""
-    made = table("View", "Result", "Method", "Took>", "Inserted>", "Deleted>", "Content")
+    made = table("View", "Result", "Method", "Took>", "Rows>", "Content")
     for outcome in report:
         content = "-" if outcome.refresh_no is None else f"no. {outcome.refresh_no}"
         if outcome.content_changed is False:
-            content += ", token kept"
+            content += ", kept"
         made.add_row(
             name(outcome.view),
             Text(result(outcome), STYLES[outcome.status]),
             method(outcome.strategy) if outcome.strategy else Text("-"),
             duration(outcome.duration_ms) if outcome.attempts else "-",
-            number(outcome.rows_inserted),
-            number(outcome.rows_deleted),
+            rows_written(outcome.rows_inserted, outcome.rows_deleted),
             Text(content),
         )
     return keep_whole(made, report.results)

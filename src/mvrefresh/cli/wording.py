@@ -46,8 +46,10 @@ def age(seconds: float | None) -> str:
     return f"{seconds / _DAY:.0f} d ago"
 
 
-def size(count: int) -> str:
-    """Bytes as PostgreSQL's tools say them: `8 kB`, `1.4 MB`."""
+def size(count: int | None) -> str:
+    """Bytes as PostgreSQL's tools say them: `8 kB`, `1.4 MB`; `?` where nobody counted."""
+    if count is None:
+        return "?"
     amount, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while amount >= 1023.5 and len(units) > 1:  # noqa: PLR2004 - what would round to 1024
         amount /= 1024

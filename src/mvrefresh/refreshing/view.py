@@ -100,7 +100,8 @@ class MaterializedView:
     """A materialized view as the catalog showed it, keyed by `oid`.
 
     Attributes:
-        size_bytes: Heap and indexes, as VACUUM, ANALYZE or an index build last counted them.
+        size_bytes: Heap and indexes, as VACUUM, ANALYZE or an index build last counted them;
+            None while nobody has.
         rows_estimate: The planner's estimate; -1 when never analysed.
         permitted: Whether the current role may refresh it.
         reads: Oids of the materialized views it reads, directly or through plain views,
@@ -115,7 +116,7 @@ class MaterializedView:
     name: ViewName
     owner: str = ""
     populated: bool = True
-    size_bytes: int = 0
+    size_bytes: int | None = None
     rows_estimate: int = -1
     permitted: bool = True
     unique_indexes: tuple[UniqueIndex, ...] = ()

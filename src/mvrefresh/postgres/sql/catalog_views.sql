@@ -5,11 +5,12 @@ SELECT c.oid::bigint AS oid,
        pg_get_userbyid(c.relowner) AS owner,
        c.relispopulated AS populated,
        -- not pg_total_relation_size: it would wait for whoever refreshes the view just now
-       current_setting('block_size')::bigint * (c.relpages + coalesce((
+       nullif(current_setting('block_size')::bigint * c.relpages, 0)
+           + current_setting('block_size')::bigint * coalesce((
            SELECT sum(ic.relpages)
              FROM pg_index i
              JOIN pg_class ic ON ic.oid = i.indexrelid
-            WHERE i.indrelid = c.oid), 0)) AS size_bytes,
+            WHERE i.indrelid = c.oid), 0) AS size_bytes,
        c.reltuples::bigint AS rows_estimate,
        -- REFRESH asks for MAINTAIN from PostgreSQL 17 on, and for ownership before.
        has_schema_privilege(n.oid, 'USAGE') AND CASE
