@@ -34,10 +34,18 @@ LABELS = st.sampled_from(["a", "b", "ab", "A", "a0", "a_", "z9", "_", "x" * 40])
 
 @st.composite
 def forests(draw, key):
-    """Entities with distinct paths: several roots, gaps, and now and then no path at all."""
-    paths = draw(
-        st.lists(st.lists(LABELS, min_size=1, max_size=6).map(tuple), max_size=25, unique=True)
-    )
+    """Entities with distinct paths: several roots, gaps, and now and then no path at all.
+
+    Each grows out of one before it, so that many have siblings, and siblings children; more than
+    one label at a time is a gap.
+    """
+    paths = []
+    for _ in range(draw(st.integers(0, 25))):
+        above = draw(st.sampled_from([(), *paths]))
+        longest = draw(st.sampled_from([1, 1, 1, 2, 3]))
+        path = (*above, *draw(st.lists(LABELS, min_size=1, max_size=longest)))
+        if path not in paths:
+            paths.append(path)
     numbers = draw(st.permutations(range(1, len(paths) + 1)))
     keys = {path: key(n) for path, n in zip(paths, numbers, strict=True)}
     entities = []
@@ -221,10 +229,11 @@ def test_entities_that_share_a_path_are_each_counted(conn):
     counts = {
         row[0]: row[1:]
         for row in conn.execute(
-            "SELECT entity_id, direct_children, descendant_count FROM mv_descendant_counts"
+            "SELECT entity_id, direct_children, descendant_count, leaf_descendants"
+            " FROM mv_descendant_counts"
         )
     }
-    assert counts == {1: (2, 3), 2: (1, 1), 3: (1, 1), 4: (0, 0)}
+    assert counts == {1: (2, 3, 1), 2: (1, 1, 1), 3: (1, 1, 1), 4: (0, 0, 0)}
     rows = conn.execute("SELECT ancestor_ids FROM mv_entity_ancestors WHERE entity_id = 4")
     assert rows.fetchone() == ([1, 2, 3],)
 
@@ -237,6 +246,8 @@ def test_a_circle_of_parents_ends(conn):
     HierarchySource(parent="parent_id").create(conn)
     rows = conn.execute("SELECT entity_id, descendant_count FROM mv_descendant_counts ORDER BY 1")
     assert rows.fetchall() == [(1, 1), (2, 0), (3, 0)]
+    rows = conn.execute("SELECT entity_id, ancestor_ids FROM mv_entity_ancestors ORDER BY 1")
+    assert rows.fetchall() == [(1, []), (2, [1]), (3, [])]
 
 
 def test_two_hundred_levels(conn):
