@@ -119,6 +119,11 @@ class EventBus:
                 left.remove(callback)
                 self._callbacks = tuple(left)
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody has subscribed."""
+        return bool(self._callbacks)
+
     def publish(self, event: Event) -> None:
         """Tell the log and everybody; never raises."""
         for callback in (log_event, *self._callbacks):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from threading import Condition, get_ident
+from threading import Condition, Event, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,17 @@ class Cancellation:
     def __init__(self) -> None:
         self._changed = Condition()
         self._connections: dict[AnyConnection, int] = {}
-        self.requested = False
+        self.wish = Event()
+        """Set when the run is to end: what pauses, waits for this."""
 
     def request(self) -> None:
         """Let nothing begin any more; what runs, runs on."""
-        self.requested = True
+        self.wish.set()
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run is to end."""
+        return self.wish.is_set()
 
     def check(self, view: str) -> None:
         """Raise `RefreshCancelled` if the run is to end."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from mvrefresh.postgres.schema import Schema
+    from mvrefresh.refreshing.claim import Claim
     from mvrefresh.refreshing.strategies import Strategy
     from mvrefresh.refreshing.view import MaterializedView
 
@@ -29,6 +30,9 @@ class Commission:
         schema: Where state and history are; None without coordination.
         history: Whether the transaction writes the history itself, and how it takes a failure.
         again: A former attempt of this run may have committed without our knowing.
+        claim: The slot that is to be served; nothing is done if it is taken.
+        unhurried: Somebody else's code runs inside the transaction: a store, a subscriber.
+        since: A snapshot; content that holds all it shows is as good as a new refresh.
         before_commit: Called with the result before COMMIT; what it raises ends the transaction.
     """
 
@@ -42,6 +46,9 @@ class Commission:
     history: Literal["none", "best_effort", "required"] = "none"
     notify: bool = True
     again: bool = False
+    claim: Claim | None = None
+    since: str | None = None
+    unhurried: bool = False
     before_commit: Callable[[Committed, Connection[Any]], None] | None = None
 
 
@@ -56,5 +63,6 @@ class Committed:
     rows_inserted: int | None
     rows_deleted: int | None
     duration_ms: float
+    shared: bool = False
     record_id: int | None = None
     record_error: str | None = None

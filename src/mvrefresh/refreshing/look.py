@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 from psycopg import Connection, sql
 from psycopg.rows import namedtuple_row
 
+from mvrefresh.postgres.slots import lock_slot
 from mvrefresh.postgres.state import lock_state
 from mvrefresh.refreshing.commission import Commission, Committed
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from psycopg import Cursor
+
+    from mvrefresh.postgres.state import ViewState
+    from mvrefresh.refreshing.due import Slot
 
 _LOOK = sql.SQL("""
 SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
@@ -19,6 +25,17 @@ SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
        pg_stat_get_xact_tuples_inserted(c.oid) AS inserted,
        pg_stat_get_xact_tuples_deleted(c.oid) AS deleted,
        coalesce((SELECT s.xmin = c.xmin FROM {state} s WHERE s.view = c.oid), false) AS known,
+       coalesce((SELECT s.xmin = c.xmin AND c.relispopulated
+                        -- every transaction that `since` shows, the content holds; a snapshot
+                        -- from beyond our own is of another cluster's restored dump
+                        AND pg_snapshot_xmax(s.content_snapshot) >= pg_snapshot_xmax(w.since)
+                        AND pg_snapshot_xmax(s.content_snapshot)
+                            <= pg_snapshot_xmax(pg_current_snapshot())
+                        AND NOT EXISTS (SELECT FROM pg_snapshot_xip(s.content_snapshot) x
+                                         WHERE x < pg_snapshot_xmax(w.since)
+                                           AND pg_visible_in_snapshot(x, w.since))
+                   FROM {state} s, (SELECT %(since)s::pg_snapshot AS since) w
+                  WHERE s.view = c.oid), false) AS holds,
        (SELECT count(*) FROM {state} s JOIN pg_class r ON r.oid = s.view AND r.xmin = s.xmin
          WHERE s.view = ANY (%(reads)s::oid[])) = cardinality(%(reads)s::oid[]) AS all_known,
        oldest.content_as_of AS oldest_as_of, oldest.content_snapshot::text AS oldest_snapshot
@@ -35,17 +52,27 @@ _NO_STATE = sql.SQL(
 )
 
 
-def look_at(connection: Connection[Any], order: Commission) -> Any:
-    """The state row, locked, and the view as it is now (names move; the oid does not)."""
+def look_at(
+    connection: Connection[Any], order: Commission
+) -> tuple[Any, ViewState | None, Slot | None]:
+    """The view as it is now (names move; the oid does not), its state and its slot, locked."""
     oid, reads = order.view.oid, sorted(order.view.reads)
     state = _NO_STATE if order.schema is None else order.schema.identifier("state")
+    known: Cursor[ViewState] | None = None
+    slot: Cursor[Slot] | None = None
     with connection.pipeline():
         if order.schema is not None:
-            lock_state(connection, order.schema, oid)
+            if order.claim is not None:
+                slot = lock_slot(connection, order.schema, oid)
+            known = lock_state(connection, order.schema, oid)
         look = connection.cursor(row_factory=namedtuple_row).execute(
-            _LOOK.format(state=state), {"oid": oid, "reads": reads}
+            _LOOK.format(state=state), {"oid": oid, "reads": reads, "since": order.since}
         )
-    return look.fetchone()
+    return (
+        look.fetchone(),
+        None if known is None else known.fetchone(),
+        None if slot is None else slot.fetchone(),
+    )
 
 
 def stands_for(order: Commission, look: Any) -> tuple[datetime | None, str | None]:

@@ -49,6 +49,8 @@ class RefreshOutcome:
         content_changed: False when the refresh provably changed nothing; None when unknown.
         rows_inserted, rows_deleted: Rows written to the view by this refresh (a changed row
             counts in both; a regular refresh inserts them all); None when unknown.
+        shared: Nothing was done here: another refresh, of this process or another, holds all
+            that was committed before it was asked for; its duration and token are given.
         error: Why it failed.
         record_id: The metrics store's id of the record; None if there is none.
     """
@@ -66,6 +68,7 @@ class RefreshOutcome:
     content_changed: bool | None = None
     rows_inserted: int | None = None
     rows_deleted: int | None = None
+    shared: bool = False
     error: Exception | None = None
     record_id: int | None = None
 

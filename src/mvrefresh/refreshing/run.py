@@ -31,6 +31,7 @@ class Run:
     events: EventBus
     cancellation: Cancellation
     host: str
+    since: str | None = None
 
     @property
     def schema(self) -> Schema | None:

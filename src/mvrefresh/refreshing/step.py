@@ -8,34 +8,54 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import psycopg
-import stamina
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+    wait_random,
+)
 
 from mvrefresh import errors
 from mvrefresh.events import RefreshFellBack, RefreshRetried, RefreshStarted
 from mvrefresh.postgres import faults
 from mvrefresh.postgres.catalog import read_catalog
+from mvrefresh.refreshing.claim import SlotTaken
 from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
 from mvrefresh.refreshing.plan import make_plan
 from mvrefresh.refreshing.recording import lost, record_afterwards, record_first
 from mvrefresh.refreshing.report import RefreshOutcome, Status
+from mvrefresh.refreshing.settling import give_up_slot
 from mvrefresh.refreshing.strategies import STRATEGIES
 from mvrefresh.refreshing.tending import tend
 from mvrefresh.refreshing.transaction import find_committed_after_all, refresh_in_transaction
 
 if TYPE_CHECKING:
     from mvrefresh.postgres.direct import AnyConnection
+    from mvrefresh.refreshing.claim import Claim
     from mvrefresh.refreshing.plan import Step
     from mvrefresh.refreshing.run import Run
 
 logger = logging.getLogger("mvrefresh")
 
+SHARED = "another refresh holds all that was committed before this one was asked for"
+
 
 class StepRun:
-    """Carries one step out. Made for one use, by one thread."""
+    """Carries one step out. Made for one use, by one thread.
 
-    def __init__(self, run: Run, step: Step) -> None:
+    Args:
+        run: The run that it belongs to.
+        step: What to do.
+        claim: The slot that is to be served by it, if any.
+    """
+
+    def __init__(self, run: Run, step: Step, claim: Claim | None = None) -> None:
         self._run = run
         self._step = step
+        self._claim = claim
         self._label = step.view.label
         self._attempts = 0
         self._began = monotonic()
@@ -46,16 +66,27 @@ class StepRun:
         self._record_id: int | None = None
 
     def __call__(self) -> RefreshOutcome:
-        """Refresh the view; whatever happens is the outcome, but for what ends the process."""
+        """Refresh the view; whatever happens is the outcome, but for what ends the process.
+
+        Raises:
+            SlotTaken: There was a claim, and somebody else serves the slot. Nothing was touched.
+        """
         try:
             committed = self._with_retries()
+        except SlotTaken as taken:
+            found = self._committed_after_all(taken)  # it may have been us
+            if found is None:
+                raise
+            committed = found
         except Exception as error:  # noqa: BLE001 - every failure of a view is an outcome
             found = self._committed_after_all(error)
             if found is None:
                 return self._failed(error)
             committed = found
-        self._after_commit()
         outcome = self._succeeded(committed)
+        if outcome.shared:
+            return outcome
+        self._after_commit()
         if committed.record_error is not None:
             lost(self._run, self._label, errors.RecordNotStored(committed.record_error))
         elif not self._recorded_first and not self._run.records_itself:
@@ -77,19 +108,21 @@ class StepRun:
 
     def _with_retries(self) -> Committed:
         policy = self._run.policy
-        for attempt in stamina.retry_context(
-            on=self._worth_another,
-            attempts=policy.attempts,
-            timeout=policy.retry_timeout,
-            wait_initial=policy.backoff_initial,
-            wait_max=policy.backoff_max,
-            wait_jitter=policy.backoff_initial,
+        for attempt in Retrying(
+            retry=retry_if_exception(self._worth_another),
+            stop=stop_after_attempt(policy.attempts) | stop_after_delay(policy.retry_timeout),
+            wait=wait_exponential(policy.backoff_initial, max=policy.backoff_max)
+            + wait_random(0, policy.backoff_initial),
+            sleep=sleep_using_event(self._run.cancellation.wish),
+            reraise=True,
         ):
             with attempt:
                 return self._attempt()
-        raise AssertionError("stamina returns or raises")  # pragma: no cover
+        raise AssertionError("tenacity returns or raises")  # pragma: no cover
 
-    def _worth_another(self, error: Exception) -> bool:
+    def _worth_another(self, error: BaseException) -> bool:
+        if not isinstance(error, Exception):
+            return False
         self._last_error = error
         self._lost_sight = self._lost_sight or faults.is_connection_loss(error)
         return not self._run.cancellation.requested and faults.is_transient(error)
@@ -119,13 +152,17 @@ class StepRun:
         run, step = self._run, self._step
         if step.strategy is None:
             raise errors.ConcurrentlyImpossible(self._label, step.reason)
-        run.events.publish(RefreshStarted(run.run_id, self._label, step.strategy, step.reason))
-        return refresh_in_transaction(
-            connection,
-            self._commission(),
-            run.policy,
-            proceed=lambda: run.cancellation.check(self._label),
-        )
+        started = RefreshStarted(run.run_id, self._label, step.strategy, step.reason)
+
+        def proceed() -> None:
+            run.cancellation.check(self._label)
+            if self._may_be_left:
+                run.events.publish(started)
+                run.cancellation.check(self._label)
+
+        if not self._may_be_left:
+            run.events.publish(started)
+        return refresh_in_transaction(connection, self._commission(), run.policy, proceed=proceed)
 
     def _commission(self) -> Commission:
         run, step = self._run, self._step
@@ -141,8 +178,16 @@ class StepRun:
             history=run.policy.metrics_policy if run.records_itself else "none",
             notify=self._notify,
             again=self._lost_sight,
+            claim=self._claim,
+            since=run.since,
+            unhurried=required_elsewhere or (self._may_be_left and run.events.heard),
             before_commit=self._record_first if required_elsewhere else None,
         )
+
+    @property
+    def _may_be_left(self) -> bool:
+        """Whether another's refresh may be found instead: only the lock says that ours begins."""
+        return self._claim is not None or self._run.since is not None
 
     def _record_first(self, committed: Committed, connection: AnyConnection) -> None:
         self._record_id = record_first(self._run, self._succeeded(committed), connection)
@@ -216,8 +261,8 @@ class StepRun:
             view=self._label,
             status=Status.SUCCEEDED,
             run_id=self._run.run_id,
-            strategy=self._step.strategy,
-            reason=self._step.reason,
+            strategy=None if committed.shared else self._step.strategy,
+            reason=SHARED if committed.shared else self._step.reason,
             duration_ms=committed.duration_ms,
             attempts=self._attempts,
             refresh_no=committed.refresh_no,
@@ -226,6 +271,7 @@ class StepRun:
             content_changed=committed.content_changed,
             rows_inserted=committed.rows_inserted,
             rows_deleted=committed.rows_deleted,
+            shared=committed.shared,
             record_id=committed.record_id or self._record_id,
         )
 
@@ -260,4 +306,9 @@ class StepRun:
             attempts=self._attempts,
             error=error,
         )
+        if self._claim is not None and not self._run.cancellation.requested:
+            words = give_up_slot(self._run, self._claim, outcome)
+            outcome = replace(
+                outcome, reason=f"{outcome.reason}; {words}" if words else outcome.reason
+            )
         return replace(outcome, record_id=record_afterwards(self._run, outcome))

@@ -26,6 +26,8 @@ from psycopg.rows import tuple_row
 from mvrefresh.errors import RecordingFailed, ServerReadOnly, ViewVanished
 from mvrefresh.postgres import locks
 from mvrefresh.postgres.faults import POSTGRES_17
+from mvrefresh.postgres.slots import serve
+from mvrefresh.refreshing.claim import SlotTaken
 from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
 from mvrefresh.refreshing.look import find_committed, look_at, stands_for
 from mvrefresh.refreshing.view import ViewName
@@ -33,6 +35,7 @@ from mvrefresh.refreshing.view import ViewName
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mvrefresh.postgres.state import ViewState
     from mvrefresh.refreshing.policy import RefreshPolicy
 
 
@@ -56,18 +59,29 @@ def refresh_in_transaction(
         ServerReadOnly: The server is a standby.
         ViewVanished: There is no such view any more.
         PlanOutdated: The view was populated in the meantime: CONCURRENTLY is possible now.
+        SlotTaken: The slot that was to be served is, or somebody is just doing it.
     """
     if connection.info.parameter_status("in_hot_standby") == "on":
         raise ServerReadOnly(order.view.label, "the server is a standby")
     try:
-        _begin(connection, order.view.oid, policy, slow_store=order.before_commit is not None)
-        look = look_at(connection, order)
+        _begin(
+            connection,
+            order.view.oid,
+            policy,
+            wait=order.claim is None,
+            unhurried=order.unhurried,
+        )
+        look, state, slot = look_at(connection, order)
         if order.again and order.schema is not None:
             committed = find_committed(connection, order)
             if committed is not None:
                 return committed  # our COMMIT arrived, its answer did not
         if look is None:
             raise ViewVanished(order.view.label, "it was dropped")
+        if order.claim is not None and order.schema is not None:
+            order.claim.take(slot, look.started)
+        if state is not None and look.holds:
+            return _shared(state)
         if look.populated and not order.view.populated:
             raise PlanOutdated
         proceed()
@@ -77,14 +91,20 @@ def refresh_in_transaction(
 
 
 def _begin(
-    connection: Connection[Any], oid: int, policy: RefreshPolicy, *, slow_store: bool
+    connection: Connection[Any],
+    oid: int,
+    policy: RefreshPolicy,
+    *,
+    wait: bool = True,
+    unhurried: bool = False,
 ) -> None:
+    """Begin, and take the view's advisory lock; `SlotTaken` if we are not to wait for it."""
     settings = {
         "lock_timeout": _ms(policy.wait_timeout or 0),
         "statement_timeout": "0",
         "quote_all_identifiers": "off",  # REFRESH CONCURRENTLY cannot bear it
         # Between two round trips: a host that is suspended there must not keep the lock.
-        "idle_in_transaction_session_timeout": "60s" if slow_store else "5s",
+        "idle_in_transaction_session_timeout": "60s" if unhurried else "5s",
         # A process that dies in mid-refresh frees the lock in a second, a network in three.
         "tcp_keepalives_idle": "2",
         "tcp_keepalives_interval": "1",
@@ -102,14 +122,19 @@ def _begin(
     with connection.pipeline():
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
         connection.execute(sql.SQL("SELECT {}").format(calls))
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", locks.key(oid))
+        lock = connection.execute(_LOCK_WAIT if wait else _LOCK_TRY, locks.key(oid))
         # From here on for the view's own lock: whoever waits for that makes readers wait.
         connection.execute(
             "SELECT set_config('lock_timeout', %s, true),"
             " set_config('statement_timeout', %s, true)",
             (_ms(policy.lock_timeout), _ms(policy.refresh_timeout or 0)),
         )
+    if not wait and lock.fetchone() != (True,):
+        raise SlotTaken(busy=True)
 
+
+_LOCK_WAIT = b"SELECT pg_advisory_xact_lock(%s, %s)"
+_LOCK_TRY = b"SELECT pg_try_advisory_xact_lock(%s, %s)"
 
 _WATCH_CLIENT = sql.SQL(
     # Windows cannot watch a socket, and refuses the setting.
@@ -128,6 +153,15 @@ def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Commi
         for statement in order.strategy.statements(ViewName(look.schema, look.name)):
             connection.execute(statement)
         cursor.execute(*_finish(order, look))
+        if order.claim is not None and order.schema is not None:
+            serve(
+                connection,
+                order.schema,
+                order.view.oid,
+                following=order.claim.following,
+                started=look.started,
+                schedule=str(order.claim.schedule),
+            )
         if order.before_commit is None:
             connection.execute("COMMIT")
     number, token, changed, inserted, deleted, duration, record_id, record_error = (
@@ -151,6 +185,20 @@ def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Commi
             raise RecordingFailed(f"{order.view.label}: the store broke the refresh's transaction")
         connection.execute("COMMIT")
     return committed
+
+
+def _shared(state: ViewState) -> Committed:
+    """Another refresh, which holds all that this one was asked for."""
+    return Committed(
+        refresh_no=state.refresh_no,
+        content_token=state.content_token,
+        content_as_of=state.content_as_of,
+        content_changed=None,
+        rows_inserted=None,
+        rows_deleted=None,
+        duration_ms=state.last_duration_ms,
+        shared=True,
+    )
 
 
 def _finish(order: Commission, look: Any) -> tuple[sql.Composed | bytes, tuple[Any, ...]]:
@@ -192,7 +240,7 @@ def find_committed_after_all(
 ) -> Committed | None:
     """As `find_committed`, once the backend that we lost sight of is done: it holds the lock."""
     try:
-        _begin(connection, order.view.oid, replace(policy, wait_timeout=10.0), slow_store=False)
+        _begin(connection, order.view.oid, replace(policy, wait_timeout=10.0))
         return find_committed(connection, order)
     finally:
         _end(connection)

@@ -1,0 +1,196 @@
+"""Table `schedule`: which slot of each view is to be served next, for the whole fleet.
+
+The row of a view is changed in two ways only: by the transaction of the refresh that serves the
+slot, under the view's advisory lock; or afterwards, when it failed or was skipped, and then only
+if the slot is still the one that was tried and nobody is at work on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+from psycopg.rows import class_row, tuple_row
+
+from mvrefresh.refreshing.due import Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from psycopg import Connection, Cursor
+
+    from mvrefresh.postgres.schema import Schema
+
+_COLUMNS = sql.SQL(
+    "s.view::bigint, s.slot, s.registered_at, s.last_started_at, s.failures, s.suspended_at,"
+    " s.last_error, s.schedule"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One look at everything that decides what is due: one statement, one round trip.
+
+    Attributes:
+        now: The database's clock.
+        standby: Whether the server takes no writes.
+        fingerprint: Changes with the set of views, their names, what they read and their unique
+            indexes; not with a refresh. While it stays, a catalog read before is still right.
+        rows: The rows of table `schedule`, by oid.
+    """
+
+    now: datetime
+    standby: bool
+    fingerprint: str
+    rows: Mapping[int, Slot]
+
+
+# Built-in rules are of no interest, and a REFRESH touches neither pg_rewrite nor pg_index.
+_FINGERPRINT = sql.SQL("""
+(SELECT md5(concat_ws(' ',
+    (SELECT string_agg(concat_ws('.', c.oid, c.relnamespace, c.relname, c.relowner), ' '
+                       ORDER BY c.oid) FROM pg_class c WHERE c.relkind = 'm'),
+    (SELECT string_agg(concat_ws('.', i.indexrelid, i.indisvalid), ' ' ORDER BY i.indexrelid)
+       FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid
+      WHERE c.relkind = 'm' AND i.indisunique),
+    (SELECT sum(r.xmin::text::bigint) FROM pg_rewrite r WHERE r.ev_class >= 16384),
+    current_setting('search_path'))))
+""")
+_TICK = sql.SQL("""
+SELECT t.now, t.standby, t.fingerprint, {columns}
+  FROM (SELECT clock_timestamp() AS now, pg_is_in_recovery() AS standby,
+               {fingerprint} AS fingerprint OFFSET 0) t
+  LEFT JOIN {schedule} s ON true
+""")
+_NO_ROWS = sql.SQL("""
+(SELECT NULL::oid AS view, NULL::timestamptz AS slot, NULL::timestamptz AS registered_at,
+        NULL::timestamptz AS last_started_at, 0 AS failures, NULL::timestamptz AS suspended_at,
+        NULL::text AS last_error, ''::text AS schedule WHERE false)
+""")
+
+
+def read_tick(connection: Connection[Any], schema: Schema | None) -> Tick:
+    """Look at the clock, the views and their slots; without a schema there are no rows."""
+    table = _NO_ROWS if schema is None else schema.identifier("schedule")
+    query = _TICK.format(columns=_COLUMNS, fingerprint=_FINGERPRINT, schedule=table)
+    found = connection.cursor(row_factory=tuple_row).execute(query).fetchall()
+    now, standby, fingerprint = found[0][:3]
+    rows = {row[3]: Slot(*row[3:]) for row in found if row[3] is not None}
+    return Tick(now, standby, fingerprint, rows)
+
+
+def register(
+    connection: Connection[Any], schema: Schema, slots: Mapping[int, tuple[datetime, str]]
+) -> None:
+    """Give views their first slot, unless somebody has; forget views that are gone.
+
+    Args:
+        connection: In autocommit.
+        schema: Whose table.
+        slots: Slot and schedule, by oid.
+    """
+    table = schema.identifier("schedule")
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO {} (view, slot, schedule)"
+            " SELECT * FROM unnest(%s::oid[], %s::timestamptz[], %s::text[])"
+            " ON CONFLICT (view) DO NOTHING"
+        ).format(table),
+        (list(slots), [s for s, _ in slots.values()], [text for _, text in slots.values()]),
+    )
+    connection.execute(
+        sql.SQL(
+            "DELETE FROM {} s WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.view)"
+        ).format(table)
+    )
+
+
+def lock_slot(connection: Connection[Any], schema: Schema, oid: int) -> Cursor[Slot]:
+    """Read a view's row and keep it as it is until the end of the transaction.
+
+    A statement of its own, after the advisory lock: one that did both would see the row as it was
+    before. Returns the cursor, so that it can be sent in a pipeline and read later.
+    """
+    return connection.cursor(row_factory=class_row(Slot)).execute(
+        sql.SQL("SELECT {} FROM {} s WHERE s.view = %s::oid FOR NO KEY UPDATE").format(
+            _COLUMNS, schema.identifier("schedule")
+        ),
+        (oid,),
+    )
+
+
+def serve(
+    connection: Connection[Any],
+    schema: Schema,
+    oid: int,
+    *,
+    following: datetime,
+    started: datetime,
+    schedule: str,
+) -> None:
+    """Move to the following slot, inside the transaction of the refresh that serves this one."""
+    connection.execute(
+        sql.SQL(
+            "UPDATE {} SET slot = %s, last_started_at = %s, schedule = %s WHERE view = %s::oid"
+        ).format(schema.identifier("schedule")),
+        (following, started, schedule, oid),
+    )
+
+
+def give_up(
+    connection: Connection[Any],
+    schema: Schema,
+    row: Slot,
+    *,
+    following: datetime,
+    started: datetime,
+    schedule: str,
+    error: str | None,
+    suspend_after: int | None,
+) -> Slot | None:
+    """Move to the following slot although this one was not served: it failed or was skipped.
+
+    Args:
+        connection: In autocommit.
+        schema: Whose table.
+        row: The row as it was tried.
+        following: The slot after it.
+        started: When it was tried.
+        schedule: By which schedule.
+        error: What went wrong, which counts as a failure; None for a skip, which does not.
+        suspend_after: Failures in a row after which the view is left alone; None: never.
+
+    Returns:
+        The row as it is now; None if somebody else has moved it, or is at work on it.
+    """
+    table = schema.identifier("schedule")
+    return (
+        connection.cursor(row_factory=class_row(Slot))
+        .execute(
+            sql.SQL(
+                "UPDATE {table} s SET slot = %(following)s, last_started_at = %(started)s,"
+                " schedule = %(schedule)s,"
+                " failures = s.failures + (%(error)s::text IS NOT NULL)::int,"
+                " last_error = coalesce(%(error)s, s.last_error),"
+                " suspended_at = CASE WHEN s.failures + 1 >= %(limit)s::int"
+                "  AND %(error)s::text IS NOT NULL"
+                "  THEN coalesce(s.suspended_at, clock_timestamp()) ELSE s.suspended_at END"
+                " WHERE s.view = (SELECT o.view FROM {table} o"
+                "  WHERE o.view = %(view)s::oid AND o.slot = %(slot)s"
+                "  FOR NO KEY UPDATE SKIP LOCKED)"
+                " RETURNING {columns}"
+            ).format(table=table, columns=_COLUMNS),
+            {
+                "following": following,
+                "started": started,
+                "schedule": schedule,
+                "error": error,
+                "limit": suspend_after,
+                "view": row.view,
+                "slot": row.slot,
+            },
+        )
+        .fetchone()
+    )
