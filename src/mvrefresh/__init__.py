@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from mvrefresh.api import plan, refresh, refresh_all_materialized_views, refresh_materialized_view
+from mvrefresh.api import (
+    plan,
+    refresh,
+    refresh_all_materialized_views,
+    refresh_due,
+    refresh_materialized_view,
+)
 from mvrefresh.errors import MvrefreshError
 from mvrefresh.events import Event, EventBus
 from mvrefresh.hierarchy.source import HierarchySource
@@ -16,16 +22,24 @@ from mvrefresh.postgres.health import DatabaseHealth
 from mvrefresh.postgres.schema import Schema
 from mvrefresh.refreshing.plan import Plan, Step
 from mvrefresh.refreshing.policy import RefreshPolicy
-from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport, Status
+from mvrefresh.refreshing.report import FinalMetrics, RefreshOutcome, RefreshReport, Status
 from mvrefresh.refreshing.runner import Runner
+from mvrefresh.refreshing.schedule import Cron, Every, Schedule
 from mvrefresh.refreshing.view import MaterializedView, UniqueIndex, ViewName
+from mvrefresh.service.health import Check, ServiceHealth
+from mvrefresh.service.service import RefreshService
+from mvrefresh.service.status import ServiceStatus
 from mvrefresh.usage.source import UsageSource
 
 __all__ = [
+    "Check",
+    "Cron",
     "Database",
     "DatabaseHealth",
     "Event",
     "EventBus",
+    "Every",
+    "FinalMetrics",
     "HierarchySource",
     "InMemoryMetricsStore",
     "MaterializedView",
@@ -38,8 +52,12 @@ __all__ = [
     "RefreshPolicy",
     "RefreshRecord",
     "RefreshReport",
+    "RefreshService",
     "Runner",
+    "Schedule",
     "Schema",
+    "ServiceHealth",
+    "ServiceStatus",
     "Status",
     "Step",
     "UniqueIndex",
@@ -48,6 +66,7 @@ __all__ = [
     "plan",
     "refresh",
     "refresh_all_materialized_views",
+    "refresh_due",
     "refresh_materialized_view",
 ]
 

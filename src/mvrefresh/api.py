@@ -1,27 +1,34 @@
-"""The functions at the top of the package: plan, refresh, and the two classic names."""
+"""The functions at the top of the package: plan, refresh, refresh_due, and two classic names."""
 
 from __future__ import annotations
 
+from concurrent.futures import FIRST_COMPLETED, wait
+from datetime import UTC, datetime
+from time import monotonic
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import psycopg
 
-from mvrefresh.errors import NotAMaterializedView, UnknownView
-from mvrefresh.postgres.catalog import kind_of, read_catalog
+from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
+from mvrefresh.postgres.slots import read_tick
 from mvrefresh.refreshing.plan import make_plan
+from mvrefresh.refreshing.report import RefreshReport
 from mvrefresh.refreshing.runner import Runner
-from mvrefresh.refreshing.view import ViewName
+from mvrefresh.service.dispatcher import Dispatcher
+from mvrefresh.service.roster import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from mvrefresh.events import EventBus
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
     from mvrefresh.refreshing.plan import Fallback, Method, Plan, ViewLike
     from mvrefresh.refreshing.policy import RefreshPolicy
-    from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
+    from mvrefresh.refreshing.report import RefreshOutcome
+    from mvrefresh.refreshing.schedule import Schedule
 
 
 def plan(
@@ -47,16 +54,8 @@ def plan(
     """
     with unavailable_when_lost(psycopg.Error), database.dedicated() as connection:
         graph = read_catalog(connection)
-        try:
+        with naming_the_kind(connection):
             return make_plan(graph, views, cascade=cascade, method=method, fallback=fallback)
-        except UnknownView as error:
-            for schema, name in error.readings:
-                if (kind := kind_of(connection, schema, name)) is not None:
-                    label = str(ViewName(schema, name)) if schema else name
-                    raise NotAMaterializedView(
-                        f"{label} is {kind}, not a materialized view"
-                    ) from None
-            raise
 
 
 def refresh(
@@ -92,6 +91,74 @@ def refresh(
     """
     what = plan(database, views, cascade=cascade, method=method, fallback=fallback)
     return Runner(database, metrics=metrics, policy=policy, events=events).run(what)
+
+
+def refresh_due(
+    database: Database,
+    views: Iterable[ViewLike] | None = None,
+    *,
+    schedule: Schedule | Mapping[str, Schedule] | None = None,
+    method: Method = "auto",
+    fallback: Fallback = "regular",
+    policy: RefreshPolicy | None = None,
+    metrics: MetricsStore | None = None,
+    events: EventBus | None = None,
+    suspend_after: int | None = 5,
+) -> RefreshReport:
+    """Refresh those of the views that are due and that nobody else is at work on.
+
+    For schedulers: any number of them, in any process, may call it as often as they like. A view
+    is due by its row in table `schedule`, on the database's clock; that is decided once more
+    under the lock of each refresh, so that a slot is served once in the whole fleet. A view that
+    nobody has scheduled before is registered by the first call.
+
+    Args:
+        database: Whose views.
+        views: Names, or None for all of them.
+        schedule: One for all, or one a view; None: as the database knows it from the last
+            service or call, or else `Every(seconds=300)`.
+        method: As `refresh` takes it, and so the following.
+        fallback: What to do where CONCURRENTLY is impossible.
+        policy: Limits, retries, parallelism.
+        metrics: Where to record.
+        events: Whom to tell of every step.
+        suspend_after: As `RefreshService` takes it.
+
+    Returns:
+        What was done here; without outcomes if nothing was due, or the server is a standby.
+
+    Raises:
+        UnknownView: No such materialized view. Nothing was touched.
+        SchemaMissing: The library's tables are not installed. Nothing was touched.
+        DatabaseUnavailable: The database cannot be reached.
+    """
+    outcomes: list[RefreshOutcome] = []
+    started_at, started = datetime.now(UTC), monotonic()
+    runner = Runner(database, metrics=metrics, policy=policy, events=events)
+    roster = Roster(views, schedule)
+    dispatcher = Dispatcher(
+        runner,
+        roster,
+        method=method,
+        fallback=fallback,
+        suspend_after=suspend_after,
+        once=True,
+        on_outcome=outcomes.append,
+    )
+    with unavailable_when_lost(psycopg.Error), database.dedicated() as connection:
+        if runner.policy.coordination == "schema":
+            database.schema.check(connection)
+        roster.at(connection, read_tick(connection, None).fingerprint, strict=True)
+        dispatcher.turn(connection)
+        while running := dispatcher.in_flight:
+            wait(running, return_when=FIRST_COMPLETED)
+            dispatcher.turn(connection)
+    return RefreshReport(
+        run_id=uuid4(),
+        outcomes=tuple(outcomes),
+        started_at=started_at,
+        duration_ms=(monotonic() - started) * 1000,
+    )
 
 
 def refresh_materialized_view(

@@ -14,6 +14,8 @@ One tree; every class says in `fix` what to do about it, and every message ends 
     │   ├── SchemaOutdated          they are of an older version
     │   ├── SchemaTooNew            they are of a newer version
     │   └── SchemaNotPermitted      the role may not use them
+    ├── NotRunning                  the refresh service is not running
+    ├── RefreshTimeout              nobody waits any longer; the refresh goes on
     ├── RecordingFailed             the metrics store did not take a required record
     ├── RecordNotStored             nor one that was not required: the refresh stands
     └── RefreshError                one view was not refreshed; `view`, `sqlstate`
@@ -131,9 +133,21 @@ class SchemaNotPermitted(SchemaMissing):
     """The library's tables are there, and the role may not use them."""
 
     fix = (
-        "GRANT USAGE ON the schema, SELECT, INSERT, UPDATE ON its table state, SELECT, INSERT, "
-        "UPDATE, DELETE ON refresh_metrics and SELECT ON version to the role."
+        "GRANT USAGE ON the schema, SELECT, INSERT, UPDATE, DELETE ON its tables state, schedule "
+        "and refresh_metrics, and SELECT ON version to the role."
     )
+
+
+class NotRunning(MvrefreshError):
+    """The refresh service is not running, so nobody would do what was asked."""
+
+    fix = "Call start() first; or refresh without a service: mvrefresh.refresh(database, views)."
+
+
+class RefreshTimeout(MvrefreshError, TimeoutError):
+    """A caller waited for as long as it wanted to; the refresh goes on without it."""
+
+    fix = "Pass a longer timeout, or wait=False for a future; status() shows what runs."
 
 
 class RecordNotStored(MvrefreshError):

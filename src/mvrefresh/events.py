@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from mvrefresh.refreshing.plan import Plan
-    from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
+    from mvrefresh.refreshing.report import FinalMetrics, RefreshOutcome, RefreshReport
 
 logger = logging.getLogger("mvrefresh")
 
@@ -84,6 +84,52 @@ class RunFinished:
     report: RefreshReport
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceStarted:
+    """A refresh service began to work, or a host started it anew."""
+
+    views: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStopped:
+    """A refresh service has ended; none of its refreshes runs any more."""
+
+    metrics: FinalMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSuspended:
+    """A view is left alone by schedules, until any refresh of it succeeds.
+
+    Attributes:
+        because: The view that failed too often: itself, or one that it reads.
+        failures: How often that one has, in a row.
+        last_error: What it said last.
+    """
+
+    view: str
+    because: str
+    failures: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewResumed:
+    """A view that was suspended is refreshed by schedule again."""
+
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """A service's health is another than before: "healthy", "degraded" or "unhealthy"."""
+
+    before: str
+    after: str
+    detail: str
+
+
 Event: TypeAlias = (
     RunStarted
     | RefreshStarted
@@ -92,6 +138,11 @@ Event: TypeAlias = (
     | RefreshFinished
     | RecordLost
     | RunFinished
+    | ServiceStarted
+    | ServiceStopped
+    | ViewSuspended
+    | ViewResumed
+    | HealthChanged
 )
 """Everything that a subscriber may be handed."""
 
@@ -134,6 +185,10 @@ class EventBus:
                     "a subscriber raised on %s; it stays subscribed", type(event).__name__
                 )
 
+    def forget_parent(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock."""
+        self._lock = Lock()
+
 
 def log_event(event: Event) -> None:
     """The log's own subscriber: one line an event, on logger `mvrefresh`."""
@@ -160,3 +215,23 @@ def log_event(event: Event) -> None:
             logger.error("%s: %s: %s", outcome.view, outcome.status, outcome.error)
         case RunFinished(report=report):
             logger.debug("run %s: done in %.1f ms", event.run_id, report.duration_ms)
+        case _:
+            _log_service_event(event)
+
+
+def _log_service_event(event: Event) -> None:
+    match event:
+        case ServiceStarted(views=views):
+            logger.info("the service works for %d views", len(views))
+        case ServiceStopped(metrics=metrics):
+            logger.info("the service has stopped: %s", metrics)
+        case ViewSuspended():
+            logger.error(
+                "%s: suspended, %s failed %d times in a row: %s",
+                event.view, event.because, event.failures, event.last_error,
+            )  # fmt: skip
+        case ViewResumed():
+            logger.info("%s: resumed", event.view)
+        case HealthChanged():
+            level = logging.INFO if event.after == "healthy" else logging.WARNING
+            logger.log(level, "the service is %s: %s", event.after, event.detail)

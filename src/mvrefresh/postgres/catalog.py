@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mvrefresh.errors import NotAMaterializedView, UnknownView
 from mvrefresh.postgres import sql as statements
 from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.refreshing.graph import ViewGraph
 from mvrefresh.refreshing.view import MaterializedView, UniqueIndex, ViewName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from psycopg import Connection
 
@@ -52,6 +54,19 @@ def read_catalog(connection: Connection[Any]) -> ViewGraph:
         (_view(row, reads, tables, impure) for row in views.fetchall()),
         search_path=[schema for schema in search_path if schema != "pg_catalog"],
     )
+
+
+@contextmanager
+def naming_the_kind(connection: Connection[Any]) -> Iterator[None]:
+    """Turn `UnknownView` into `NotAMaterializedView` where the name is that of something else."""
+    try:
+        yield
+    except UnknownView as error:
+        for schema, name in error.readings:
+            if (kind := kind_of(connection, schema, name)) is not None:
+                label = str(ViewName(schema, name)) if schema else name
+                raise NotAMaterializedView(f"{label} is {kind}, not a materialized view") from None
+        raise
 
 
 def kind_of(connection: Connection[Any], schema: str | None, name: str) -> str | None:

@@ -227,6 +227,10 @@ class Database:
         """Ask the server for a sign of life, on a direct connection; never raises."""
         return check_health(self)
 
+    def trim(self) -> None:
+        """Close direct connections that are kept for the next refresh; others are opened then."""
+        self._direct.trim()
+
     def close(self) -> None:
         """Close what this object opened; the host's pool stays open. Twice is once."""
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+import socket
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +36,12 @@ def _make_ours(connection: AnyConnection) -> None:
         connection.execute("SET DateStyle = ISO")
     if connection.info.parameter_status("client_encoding") not in ("UTF8", "SQL_ASCII"):
         connection.execute("SET client_encoding = 'UTF8'")
+
+
+def sever(connection: AnyConnection) -> None:
+    """Hang up on a server that does not answer: who waits on the connection gets an error."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 class DirectConnections:
@@ -108,13 +116,18 @@ class DirectConnections:
         if not keep:
             connection.close()
 
+    def trim(self) -> None:
+        """Close what is kept for the next time."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
     def close(self) -> None:
         """Close what is kept, and keep nothing from now on."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self.trim()
 
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's connections alone, start with none."""

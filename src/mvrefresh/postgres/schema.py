@@ -159,6 +159,7 @@ class Schema:
         """The role may use what is there, and it is all there."""
         names = {
             "state": self.identifier("state"),
+            "schedule": self.identifier("schedule"),
             "metrics": self.metrics_table,
             "finish": self.identifier("finish_refresh"),
         }
@@ -170,6 +171,10 @@ class Schema:
                     " has_table_privilege(%(state)s, 'SELECT') AND"
                     " has_table_privilege(%(state)s, 'INSERT') AND"
                     " has_table_privilege(%(state)s, 'UPDATE') AND"
+                    " has_table_privilege(%(schedule)s, 'SELECT') AND"
+                    " has_table_privilege(%(schedule)s, 'INSERT') AND"
+                    " has_table_privilege(%(schedule)s, 'UPDATE') AND"
+                    " has_table_privilege(%(schedule)s, 'DELETE') AND"
                     " has_table_privilege(%(metrics)s, 'SELECT') AND"
                     " has_table_privilege(%(metrics)s, 'INSERT')",
                     {key: name.as_string(connection) for key, name in names.items()},

@@ -36,6 +36,7 @@ class Tick:
     Attributes:
         now: The database's clock.
         standby: Whether the server takes no writes.
+        snapshot: The transactions that are committed by now, as `pg_snapshot`; empty on a standby.
         fingerprint: Changes with the set of views, their names, what they read and their unique
             indexes; not with a refresh. While it stays, a catalog read before is still right.
         rows: The rows of table `schedule`, by oid.
@@ -43,6 +44,7 @@ class Tick:
 
     now: datetime
     standby: bool
+    snapshot: str
     fingerprint: str
     rows: Mapping[int, Slot]
 
@@ -59,8 +61,10 @@ _FINGERPRINT = sql.SQL("""
     current_setting('search_path'))))
 """)
 _TICK = sql.SQL("""
-SELECT t.now, t.standby, t.fingerprint, {columns}
+SELECT t.now, t.standby, t.snapshot, t.fingerprint, {columns}
   FROM (SELECT clock_timestamp() AS now, pg_is_in_recovery() AS standby,
+               CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_snapshot()::text END
+                   AS snapshot,
                {fingerprint} AS fingerprint OFFSET 0) t
   LEFT JOIN {schedule} s ON true
 """)
@@ -76,9 +80,9 @@ def read_tick(connection: Connection[Any], schema: Schema | None) -> Tick:
     table = _NO_ROWS if schema is None else schema.identifier("schedule")
     query = _TICK.format(columns=_COLUMNS, fingerprint=_FINGERPRINT, schedule=table)
     found = connection.cursor(row_factory=tuple_row).execute(query).fetchall()
-    now, standby, fingerprint = found[0][:3]
-    rows = {row[3]: Slot(*row[3:]) for row in found if row[3] is not None}
-    return Tick(now, standby, fingerprint, rows)
+    now, standby, snapshot, fingerprint = found[0][:4]
+    rows = {row[4]: Slot(*row[4:]) for row in found if row[4] is not None}
+    return Tick(now, standby, snapshot, fingerprint, rows)
 
 
 def register(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from mvrefresh.errors import RefreshCancelled
+from mvrefresh.postgres.direct import sever
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,14 @@ class Cancellation:
         """Raise `RefreshCancelled` if the run is to end."""
         if self.requested:
             raise RefreshCancelled(view, "it was cancelled before it began")
+
+    def sever(self) -> None:
+        """Hang up where the server did not stop: it may be suspended, or the network gone."""
+        self.request()
+        with self._changed:
+            running = list(self._connections)
+        for connection in running:
+            sever(connection)
 
     @contextmanager
     def reaches(self, connection: AnyConnection) -> Iterator[None]:

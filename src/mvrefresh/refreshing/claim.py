@@ -58,9 +58,9 @@ class Claim:
         """The slot that comes after the one that is served."""
         return self.schedule.after(self._slot, self.started)
 
-    def gave_up(self, row: Slot | None) -> str:
+    def gave_up(self, row: Slot) -> str:
         """Take note of the row as it is after a failure or a skip; words for the record."""
-        before, self.row = self.row, row or self.row
+        before, self.row = self.row, row
         if before.suspended_at is None and self.row.suspended_at is not None:
             return f"suspended after {self.row.failures} failures in a row"
         return ""

@@ -6,7 +6,7 @@ transaction of the refresh decides again, after its lock, and only that decision
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +45,10 @@ class Slot:
     last_error: str | None = None
     schedule: str = ""
 
+    def resumed(self) -> Slot:
+        """The row after a success that served no slot."""
+        return replace(self, failures=0, suspended_at=None, last_error=None)
+
 
 def next_slot(row: Slot, schedule: Schedule, now: datetime) -> datetime:
     """The slot that counts for this schedule, which may not be the one that made the row.
@@ -82,6 +86,8 @@ class Decision:
         skip: Due, but a view that they read fails (which one): nothing new is to be had.
         suspended: Left alone (because of which view: itself, or one that it reads).
         waiting: Due, but busy, or behind a view that is.
+        busy: Being refreshed, as the caller said.
+        due_since: Since when each view is due that is, and is not suspended.
         next_due: When the first of the others is due; None when there is none.
     """
 
@@ -89,6 +95,8 @@ class Decision:
     skip: Mapping[int, int] = field(default_factory=dict)
     suspended: Mapping[int, int] = field(default_factory=dict)
     waiting: frozenset[int] = frozenset()
+    busy: frozenset[int] = frozenset()
+    due_since: Mapping[int, datetime] = field(default_factory=dict)
     next_due: datetime | None = None
 
 
@@ -138,6 +146,8 @@ def decide(
         skip=skip,
         suspended=suspended,
         waiting=frozenset(waiting),
+        busy=frozenset(busy),
+        due_since={oid: dues[oid] for oid in due_now},
         next_due=min(later, default=None),
     )
 

@@ -61,7 +61,7 @@ class ViewGraph:
                 view between them can bring that about).
         """
         chosen = set(oids)
-        involved = chosen | self._reach(chosen)
+        involved = chosen | self.upstream(chosen)
 
         def by_name(oid: int) -> ViewName:
             return self._views[oid].name
@@ -87,8 +87,8 @@ class ViewGraph:
             sorter.done(*ready)
         return ordered
 
-    def _reach(self, oids: set[int]) -> set[int]:
-        """Every view that the given ones read, at any depth."""
+    def upstream(self, oids: Iterable[int]) -> set[int]:
+        """Oids of every view that the given ones read, at any depth."""
         reached: set[int] = set()
         open_ = list(oids)
         while open_:

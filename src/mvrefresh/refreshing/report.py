@@ -121,3 +121,21 @@ class RefreshReport:
             raise errors[0]
         if errors:
             raise ExceptionGroup(f"{len(errors)} views were not refreshed", errors)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalMetrics:
+    """What a refresh service did between its start and its stop, in this process.
+
+    Attributes:
+        total_refreshes: Views refreshed or tried; skipped ones and those that another process
+            refreshed are not counted.
+        average_duration_ms: Milliseconds, over all of them; None of none.
+        uptime_seconds: From start to stop; 0.0 if it never ran.
+    """
+
+    total_refreshes: int = 0
+    successful_refreshes: int = 0
+    failed_refreshes: int = 0
+    average_duration_ms: float | None = None
+    uptime_seconds: float = 0.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from time import monotonic
@@ -22,6 +24,7 @@ from mvrefresh.refreshing.policy import RefreshPolicy
 from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
 from mvrefresh.refreshing.run import Run
 from mvrefresh.refreshing.step import StepRun
+from mvrefresh.refreshing.threads import Work, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,35 +64,54 @@ class Runner:
             return InMemoryMetricsStore()
         return PostgresMetricsStore(self.database)
 
-    def run(self, plan: Plan) -> RefreshReport:
+    def run(
+        self, plan: Plan, *, since: str | None = None, trigger: str | None = None
+    ) -> RefreshReport:
         """Carry out a plan, to the end of every step that can be reached.
 
         A view's failure is its outcome; the views that read it are skipped, all others go on.
+
+        Args:
+            plan: What to do.
+            since: A `pg_snapshot` of this database: a view that holds all it shows by the time
+                its turn comes is not refreshed again (`RefreshOutcome.shared`).
+            trigger: Who asks, for the record; by default as the policy says.
 
         Raises:
             SchemaMissing: Coordination needs the library's tables, and they are not there (or
                 of another version). Nothing was touched.
             DatabaseUnavailable: The database cannot be reached.
         """
-        cancellation = Cancellation()
-        with self._cancellable(cancellation):
-            return self._run(plan, cancellation)
+        with self.opened(plan, since=since, trigger=trigger) as run:
+            if self.policy.coordination == "schema":
+                with unavailable_when_lost(psycopg.Error), self.database.dedicated() as connection:
+                    self.database.schema.check(connection)
+            return self._report(run)
 
-    def _run(self, plan: Plan, cancellation: Cancellation) -> RefreshReport:
-        if self.policy.coordination == "schema":
-            with unavailable_when_lost(psycopg.Error), self.database.dedicated() as connection:
-                self.database.schema.check(connection)
-        started_at, started = datetime.now(UTC), monotonic()
+    @contextmanager
+    def opened(
+        self, plan: Plan, *, since: str | None = None, trigger: str | None = None
+    ) -> Iterator[Run]:
+        """What the steps of a plan share while they run; `cancel` reaches them in the block."""
         run = Run(
             run_id=uuid4(),
             plan=plan,
             database=self.database,
             metrics=self.metrics,
-            policy=self.policy,
+            policy=self.policy if trigger is None else replace(self.policy, trigger=trigger),
             events=self.events,
-            cancellation=cancellation,
+            cancellation=Cancellation(),
             host=socket.gethostname(),
+            since=since,
         )
+        self._running.add(run.cancellation)
+        try:
+            yield run
+        finally:
+            self._running.discard(run.cancellation)
+
+    def _report(self, run: Run) -> RefreshReport:
+        plan, started_at, started = run.plan, datetime.now(UTC), monotonic()
         run.events.publish(RunStarted(run.run_id, plan))
         outcomes = _Schedule(run).complete()
         report = RefreshReport(
@@ -100,14 +122,6 @@ class Runner:
         )
         run.events.publish(RunFinished(run.run_id, report))
         return report
-
-    @contextmanager
-    def _cancellable(self, cancellation: Cancellation) -> Iterator[None]:
-        self._running.add(cancellation)
-        try:
-            yield
-        finally:
-            self._running.discard(cancellation)
 
     def cancel(self, timeout: float = 10.0) -> bool:
         """End all runs of this runner, in the server; their reports say what was cancelled.
@@ -123,6 +137,16 @@ class Runner:
             cancellation.request()
         stopped = [c.cancel(max(0.0, deadline - monotonic())) for c in running]
         return all(stopped)
+
+    def sever(self) -> None:
+        """Hang up on a server that did not answer `cancel`."""
+        for cancellation in list(self._running):
+            cancellation.sever()
+
+    def forget_parent(self) -> None:
+        """In a forked child: what the parent runs is not ours to cancel."""
+        self._running = set()
+        self.events.forget_parent()
 
 
 class _Schedule:
@@ -153,23 +177,27 @@ class _Schedule:
 
     def _together(self, jobs: int) -> None:
         self._sorter.prepare()
-        pending: dict[Future[RefreshOutcome], int] = {}
-        with ThreadPoolExecutor(jobs, thread_name_prefix="mvrefresh") as pool:
-            try:
-                while self._sorter.is_active():
-                    for oid in self._sorter.get_ready():
-                        pending[pool.submit(self._outcome, self._steps[oid])] = oid
-                    done, _ = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        oid = pending.pop(future)
-                        self._finish(oid, future.result())
-                        self._sorter.done(oid)
-            except BaseException:
-                self._run.cancellation.cancel()
-                for future, oid in pending.items():
-                    if not future.cancel() and future.exception() is None:
-                        self._finish(oid, future.result())
-                raise
+        ready: deque[int] = deque()
+        pending: dict[Work[RefreshOutcome], int] = {}
+        try:
+            while self._sorter.is_active():
+                ready.extend(self._sorter.get_ready())
+                while ready and len(pending) < jobs:
+                    oid = ready.popleft()
+                    work = in_thread("mvrefresh-refresh", self._outcome, self._steps[oid])
+                    pending[work] = oid
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                for future in [work for work in pending if work in done]:
+                    oid = pending.pop(future)
+                    future.thread.join()
+                    self._finish(oid, future.result())
+                    self._sorter.done(oid)
+        except BaseException:
+            self._run.cancellation.cancel()
+            for future, oid in pending.items():
+                if future.exception() is None:
+                    self._finish(oid, future.result())
+            raise
 
     def _outcome(self, step: Step) -> RefreshOutcome:
         upstream = [self._outcomes[oid] for oid in sorted(step.after)]

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mvrefresh")
 
 
-def give_up_slot(run: Run, claim: Claim, outcome: RefreshOutcome) -> str:
+def give_up_slot(run: Run, claim: Claim, outcome: RefreshOutcome) -> str | None:
     """Move a slot that was tried on to the next, unless somebody else has.
 
     A failure is counted once a slot, however many processes tried it. Where the database cannot
     be asked nothing moves: whoever finds it again tries the same slot.
 
     Returns:
-        Words for the record: whether the view is suspended from now on; else empty.
+        Words for the record: whether the view is suspended from now on; else empty. None if
+        somebody else has moved the slot.
     """
     if run.schema is None:
         return claim.give_up_in_memory(outcome)
@@ -46,4 +47,4 @@ def give_up_slot(run: Run, claim: Claim, outcome: RefreshOutcome) -> str:
     except (psycopg.Error, DatabaseUnavailable) as error:
         logger.warning("%s: its slot was not moved: %s", outcome.view, message_of(error))
         return ""
-    return claim.gave_up(row)
+    return None if row is None else claim.gave_up(row)

@@ -94,7 +94,11 @@ class StepRun:
         return outcome
 
     def skip(self, upstream: list[str]) -> RefreshOutcome:
-        """Leave the view alone: what it reads was not refreshed."""
+        """Leave the view alone: what it reads was not refreshed.
+
+        Raises:
+            SlotTaken: There was a claim, and somebody else has skipped the slot.
+        """
         error = errors.UpstreamFailed(self._label, f"{', '.join(upstream)} was not refreshed")
         return self._not_refreshed(Status.SKIPPED_UPSTREAM, error)
 
@@ -308,6 +312,8 @@ class StepRun:
         )
         if self._claim is not None and not self._run.cancellation.requested:
             words = give_up_slot(self._run, self._claim, outcome)
+            if words is None and status is Status.SKIPPED_UPSTREAM:
+                raise SlotTaken(busy=False)  # another process has skipped and recorded it
             outcome = replace(
                 outcome, reason=f"{outcome.reason}; {words}" if words else outcome.reason
             )
