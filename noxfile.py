@@ -62,6 +62,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def hammer(session: nox.Session) -> None:
+    install(session, "test")
+    session.run("python", "-m", "tests.hammers", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     install(session)
     session.run("mvrefresh", "demo", *session.posargs)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row, tuple_row
 
+from mvrefresh.postgres.batch import fill
 from mvrefresh.refreshing.due import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from psycopg import Connection, Cursor
+    from psycopg import Connection
 
     from mvrefresh.postgres.schema import Schema
 
@@ -111,35 +112,33 @@ def register(
     )
 
 
-def lock_slot(connection: Connection[Any], schema: Schema, oid: int) -> Cursor[Slot]:
-    """Read a view's row and keep it as it is until the end of the transaction.
+_LOCK = sql.SQL("SELECT {columns} FROM {schedule} s WHERE s.view = {oid}::oid FOR NO KEY UPDATE")
+_SERVE = sql.SQL(
+    "UPDATE {table} SET slot = {following}, last_started_at = {started}, schedule = {schedule}"
+    " WHERE view = {oid}::oid"
+)
+
+
+def lock_slot(schema: Schema, oid: int) -> sql.Composed:
+    """Read a view's row, as of `Slot`, and keep it as it is until the end of the transaction.
 
     A statement of its own, after the advisory lock: one that did both would see the row as it was
-    before. Returns the cursor, so that it can be sent in a pipeline and read later.
+    before.
     """
-    return connection.cursor(row_factory=class_row(Slot)).execute(
-        sql.SQL("SELECT {} FROM {} s WHERE s.view = %s::oid FOR NO KEY UPDATE").format(
-            _COLUMNS, schema.identifier("schedule")
-        ),
-        (oid,),
-    )
+    return fill(_LOCK, columns=_COLUMNS, schedule=schema.identifier("schedule"), oid=oid)
 
 
 def serve(
-    connection: Connection[Any],
-    schema: Schema,
-    oid: int,
-    *,
-    following: datetime,
-    started: datetime,
-    schedule: str,
-) -> None:
+    schema: Schema, oid: int, *, following: datetime, started: datetime, schedule: str
+) -> sql.Composed:
     """Move to the following slot, inside the transaction of the refresh that serves this one."""
-    connection.execute(
-        sql.SQL(
-            "UPDATE {} SET slot = %s, last_started_at = %s, schedule = %s WHERE view = %s::oid"
-        ).format(schema.identifier("schedule")),
-        (following, started, schedule, oid),
+    return fill(
+        _SERVE,
+        table=schema.identifier("schedule"),
+        following=following,
+        started=started,
+        schedule=schedule,
+        oid=oid,
     )
 
 

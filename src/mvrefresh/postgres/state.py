@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from psycopg import Connection, Cursor
+    from psycopg import Connection
 
     from mvrefresh.postgres.schema import Schema
 
@@ -44,20 +44,18 @@ _SELECT = (
     "SELECT view, refresh_no, content_token, content_as_of, last_started_at,"
     " last_finished_at, last_duration_ms, last_strategy, last_run_id FROM {} WHERE "
 )
-_LOCK_ONE = sql.SQL(_SELECT + "view = %s::oid FOR NO KEY UPDATE")
+_LOCK_ONE = sql.SQL(_SELECT + "view = {}::oid FOR NO KEY UPDATE")
 _READ_MANY = sql.SQL(_SELECT + "%s::oid[] IS NULL OR view = ANY (%s::oid[])")
 
 
-def lock_state(connection: Connection[Any], schema: Schema, oid: int) -> Cursor[ViewState]:
-    """Read a view's row and keep others from changing it until the end of the transaction.
+def lock_state(schema: Schema, oid: int) -> sql.Composed:
+    """Read a view's row, as of `ViewState`, and keep it as it is until the transaction ends.
 
     A statement of its own, after the advisory lock: one that did both would see the row as it
     was before it waited. `FOR NO KEY UPDATE` reads the newest version and never conflicts with
-    plain readers. Returns the cursor, so that it can be sent in a pipeline and read later.
+    plain readers.
     """
-    return connection.cursor(row_factory=class_row(ViewState)).execute(
-        _LOCK_ONE.format(schema.identifier("state")), (oid,)
-    )
+    return _LOCK_ONE.format(schema.identifier("state"), sql.Literal(oid))
 
 
 def read_states(

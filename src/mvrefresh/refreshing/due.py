@@ -58,7 +58,8 @@ def next_slot(row: Slot, schedule: Schedule, now: datetime) -> datetime:
     """
     counted_from = row.last_started_at or row.registered_at
     if counted_from > now + CLOCK_SLACK:
-        return min(row.slot, now)
+        # Put off from now on, it would be put off for ever: now moves on.
+        return min(row.slot, now - timedelta(seconds=schedule.jitter))
     if row.slot <= now:
         return row.slot
     if row.last_started_at is None:

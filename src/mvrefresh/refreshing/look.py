@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 from psycopg import Connection, sql
 from psycopg.rows import namedtuple_row
 
+from mvrefresh.postgres.batch import fill, run_batch
 from mvrefresh.postgres.slots import lock_slot
-from mvrefresh.postgres.state import lock_state
+from mvrefresh.postgres.state import ViewState, lock_state
 from mvrefresh.refreshing.commission import Commission, Committed
+from mvrefresh.refreshing.due import Slot
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from psycopg import Cursor
-
-    from mvrefresh.postgres.state import ViewState
-    from mvrefresh.refreshing.due import Slot
 
 _LOOK = sql.SQL("""
 SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
@@ -34,17 +32,17 @@ SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
                         AND NOT EXISTS (SELECT FROM pg_snapshot_xip(s.content_snapshot) x
                                          WHERE x < pg_snapshot_xmax(w.since)
                                            AND pg_visible_in_snapshot(x, w.since))
-                   FROM {state} s, (SELECT %(since)s::pg_snapshot AS since) w
+                   FROM {state} s, (SELECT {since}::pg_snapshot AS since) w
                   WHERE s.view = c.oid), false) AS holds,
        (SELECT count(*) FROM {state} s JOIN pg_class r ON r.oid = s.view AND r.xmin = s.xmin
-         WHERE s.view = ANY (%(reads)s::oid[])) = cardinality(%(reads)s::oid[]) AS all_known,
+         WHERE s.view = ANY ({reads}::oid[])) = cardinality({reads}::oid[]) AS all_known,
        oldest.content_as_of AS oldest_as_of, oldest.content_snapshot::text AS oldest_snapshot
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN LATERAL (SELECT s.content_as_of, s.content_snapshot FROM {state} s
-                      WHERE s.view = ANY (%(reads)s::oid[])
+                      WHERE s.view = ANY ({reads}::oid[])
                       ORDER BY s.content_as_of NULLS FIRST LIMIT 1) oldest ON true
- WHERE c.oid = %(oid)s::oid AND c.relkind = 'm'
+ WHERE c.oid = {oid}::oid AND c.relkind = 'm'
 """)
 _NO_STATE = sql.SQL(
     "(SELECT NULL::oid AS view, NULL::xid AS xmin, NULL::timestamptz AS content_as_of,"
@@ -56,22 +54,21 @@ def look_at(
     connection: Connection[Any], order: Commission
 ) -> tuple[Any, ViewState | None, Slot | None]:
     """The view as it is now (names move; the oid does not), its state and its slot, locked."""
-    oid, reads = order.view.oid, sorted(order.view.reads)
     state = _NO_STATE if order.schema is None else order.schema.identifier("state")
-    known: Cursor[ViewState] | None = None
-    slot: Cursor[Slot] | None = None
-    with connection.pipeline():
-        if order.schema is not None:
-            if order.claim is not None:
-                slot = lock_slot(connection, order.schema, oid)
-            known = lock_state(connection, order.schema, oid)
-        look = connection.cursor(row_factory=namedtuple_row).execute(
-            _LOOK.format(state=state), {"oid": oid, "reads": reads, "since": order.since}
-        )
+    oid, reads = order.view.oid, sorted(order.view.reads)
+    statements = [fill(_LOOK, state=state, oid=oid, reads=reads, since=order.since)]
+    if order.schema is not None:
+        statements.insert(0, lock_state(order.schema, oid))
+        if order.claim is not None:
+            statements.insert(0, lock_slot(order.schema, oid))
+    answers = run_batch(connection, statements, rows=namedtuple_row)
+    *before, look = (rows[0] if rows else None for rows in answers)
+    known = before[-1] if before else None
+    slot = before[0] if order.claim is not None and before else None
     return (
-        look.fetchone(),
-        None if known is None else known.fetchone(),
-        None if slot is None else slot.fetchone(),
+        look,
+        None if known is None else ViewState(*known),
+        None if slot is None else Slot(*slot),
     )
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, Protocol, runtime_checkable
+from heapq import merge
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from mvrefresh.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PUNCTUAL: Final = 0.1  # share of an interval by which a start may be late and keep the rhythm
 _SHORTEST: Final = 0.1  # seconds
@@ -137,12 +142,50 @@ class Cron:
 
     def next(self, moment: datetime) -> datetime:
         """The first slot later than `moment`, in UTC."""
-        zone = ZoneInfo(self.timezone)
-        ticks = CronSim(self.expression, moment.astimezone(UTC if zone.key == "UTC" else zone))
-        while True:  # in the repeated hour it may begin with what is over
-            found = next(ticks).astimezone(UTC)
-            if found > moment:
-                return found
+        return _next_slot(self.expression, self.timezone, moment)
+
+
+@lru_cache(maxsize=4096)  # a service asks the same for each of its views at every look
+def _next_slot(expression: str, timezone_name: str, moment: datetime) -> datetime:
+    """The first slot later than `moment`, in UTC.
+
+    CronSim is given clocks without a zone. With one it walks by whole hours, and loses slots where
+    an offset changes by half of one (Australia/Lord_Howe); and it knows no fixed time of day in
+    expressions of six fields.
+    """
+    zone = ZoneInfo(timezone_name)
+    minute, hour = expression.split()[-5:-3]
+    running = minute.startswith("*") or hour.startswith("*")
+    slots = (_by_running_clock if running else _by_fixed_time)(expression, zone, moment)
+    return next(slot for slot in slots if slot > moment)
+
+
+def _by_fixed_time(expression: str, zone: ZoneInfo, moment: datetime) -> Iterator[datetime]:
+    for wall in CronSim(expression, moment.astimezone(zone).replace(tzinfo=None)):
+        yield _when_it_is(wall, zone)
+
+
+def _by_running_clock(expression: str, zone: ZoneInfo, moment: datetime) -> Iterator[datetime]:
+    """What a clock of each offset finds, in order, as far as the offset is the zone's just then."""
+    ahead = (moment + timedelta(days=days) for days in range(0, 371, 14))
+    offsets = {day.astimezone(zone).utcoffset() or timedelta() for day in ahead}
+    for found in merge(*(_by_offset(expression, timezone(o), moment) for o in offsets)):
+        if found.astimezone(zone).utcoffset() == found.utcoffset():
+            yield found.astimezone(UTC)
+
+
+def _by_offset(expression: str, offset: timezone, moment: datetime) -> Iterator[datetime]:
+    for wall in CronSim(expression, moment.astimezone(offset).replace(tzinfo=None)):
+        yield wall.replace(tzinfo=offset)
+
+
+def _when_it_is(wall: datetime, zone: ZoneInfo) -> datetime:
+    """When clocks show this for the first time; where they skip it, when they have skipped."""
+    while True:
+        found = wall.replace(tzinfo=zone).astimezone(UTC)
+        if found.astimezone(zone).replace(tzinfo=None) == wall:
+            return found
+        wall = wall.replace(second=0) + timedelta(minutes=1)
 
 
 def _check_jitter(jitter: float, most: float) -> None:

@@ -1,6 +1,7 @@
 """Promise P1: lock, look, refresh, record and announce a view in one transaction.
 
-Three round trips, each a pipeline, so that nothing waits for us while locks are held::
+Three messages of several statements each (`run_batch` says why not a pipeline), so that nothing
+waits for us while locks are held::
 
     1  BEGIN; settings; advisory lock         another process may hold it: we wait here
     2  state row, view, snapshot, clock       statements of their own: they see what the
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
 from mvrefresh.errors import RecordingFailed, ServerReadOnly, ViewVanished
 from mvrefresh.postgres import locks
+from mvrefresh.postgres.batch import fill, run_batch
 from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.postgres.slots import serve
 from mvrefresh.refreshing.claim import SlotTaken
@@ -119,23 +120,31 @@ def _begin(
             *(sql.SQL("set_config({}, {}, true)").format(*item) for item in settings.items()),
         ]
     )
-    with connection.pipeline():
-        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-        connection.execute(sql.SQL("SELECT {}").format(calls))
-        lock = connection.execute(_LOCK_WAIT if wait else _LOCK_TRY, locks.key(oid))
-        # From here on for the view's own lock: whoever waits for that makes readers wait.
-        connection.execute(
-            "SELECT set_config('lock_timeout', %s, true),"
-            " set_config('statement_timeout', %s, true)",
-            (_ms(policy.lock_timeout), _ms(policy.refresh_timeout or 0)),
-        )
-    if not wait and lock.fetchone() != (True,):
+    space, key = locks.key(oid)
+    answers = run_batch(
+        connection,
+        [
+            sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+            sql.SQL("SELECT {}").format(calls),
+            fill(_LOCK_WAIT if wait else _LOCK_TRY, space=space, key=key),
+            # From here on for the view's own lock: whoever waits for that makes readers wait.
+            fill(
+                _LIMITS,
+                lock=_ms(policy.lock_timeout),
+                statement=_ms(policy.refresh_timeout or 0),
+            ),
+        ],
+    )
+    if not wait and not answers[2][0][0]:
         raise SlotTaken(busy=True)
 
 
-_LOCK_WAIT = b"SELECT pg_advisory_xact_lock(%s, %s)"
-_LOCK_TRY = b"SELECT pg_try_advisory_xact_lock(%s, %s)"
-
+_LOCK_WAIT = sql.SQL("SELECT pg_advisory_xact_lock({space}, {key})")
+_LOCK_TRY = sql.SQL("SELECT pg_try_advisory_xact_lock({space}, {key})")
+_LIMITS = sql.SQL(
+    "SELECT set_config('lock_timeout', {lock}, true),"
+    " set_config('statement_timeout', {statement}, true)"
+)
 _WATCH_CLIENT = sql.SQL(
     # Windows cannot watch a socket, and refuses the setting.
     "CASE WHEN version() !~* 'visual c|msvc|mingw|windows'"
@@ -148,25 +157,23 @@ def _ms(seconds: float) -> str:
 
 
 def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Committed:
-    cursor = connection.cursor(row_factory=tuple_row)
-    with connection.pipeline():
-        for statement in order.strategy.statements(ViewName(look.schema, look.name)):
-            connection.execute(statement)
-        cursor.execute(*_finish(order, look))
-        if order.claim is not None and order.schema is not None:
+    statements = list(order.strategy.statements(ViewName(look.schema, look.name)))
+    finish_at = len(statements)
+    statements.append(_finish(order, look))
+    if order.claim is not None and order.schema is not None:
+        statements.append(
             serve(
-                connection,
                 order.schema,
                 order.view.oid,
                 following=order.claim.following,
                 started=look.started,
                 schedule=str(order.claim.schedule),
             )
-        if order.before_commit is None:
-            connection.execute("COMMIT")
-    number, token, changed, inserted, deleted, duration, record_id, record_error = (
-        cursor.fetchall()[0]
-    )
+        )
+    if order.before_commit is None:
+        statements.append(sql.Composed([sql.SQL("COMMIT")]))
+    (row,) = run_batch(connection, statements)[finish_at]
+    number, token, changed, inserted, deleted, duration, record_id, record_error = row
     committed = Committed(
         refresh_no=number,
         content_token=token,
@@ -201,38 +208,60 @@ def _shared(state: ViewState) -> Committed:
     )
 
 
-def _finish(order: Commission, look: Any) -> tuple[sql.Composed | bytes, tuple[Any, ...]]:
-    """The statement between REFRESH and COMMIT, and its values."""
+def _finish(order: Commission, look: Any) -> sql.Composed:
+    """The statement between REFRESH and COMMIT."""
     if order.schema is None:
         concurrent = order.strategy.name == "concurrent"
-        return _FINISH_LOCAL, (
-            look.inserted, concurrent, look.deleted, concurrent and not order.again,
-            look.started, order.view.oid,
-        )  # fmt: skip
-    call = sql.SQL(
-        "SELECT * FROM {}(%s::oid, %s::text, %s::timestamptz, %s::timestamptz, %s::pg_snapshot,"
-        " %s::boolean, %s::bigint, %s::bigint, %s::text, %s::text, %s::text, %s::uuid, %s::text,"
-        " %s::text, %s::boolean)"
-    ).format(order.schema.identifier("finish_refresh"))
+        return fill(
+            _FINISH_LOCAL,
+            oid=order.view.oid,
+            started=look.started,
+            concurrent=concurrent,
+            exact=concurrent and not order.again,
+            inserted=look.inserted,
+            deleted=look.deleted,
+        )
     as_of, snapshot = stands_for(order, look)
-    return call, (
-        order.view.oid, order.view.label, look.started, as_of, snapshot, look.known,
-        look.inserted, look.deleted, order.strategy.name, order.reason, order.trigger,
-        order.run_id, order.host, order.history, order.notify,
-    )  # fmt: skip
+    return fill(
+        _FINISH,
+        finish=order.schema.identifier("finish_refresh"),
+        view=order.view.oid,
+        label=order.view.label,
+        started=look.started,
+        as_of=as_of,
+        snapshot=snapshot,
+        known=look.known,
+        inserted=look.inserted,
+        deleted=look.deleted,
+        strategy=order.strategy.name,
+        reason=order.reason,
+        trigger=order.trigger,
+        run_id=order.run_id,
+        host=order.host,
+        history=order.history,
+        notify=order.notify,
+    )
 
 
-_FINISH_LOCAL = b"""
+_FINISH = sql.SQL("""
+SELECT * FROM {finish}(
+    {view}::oid, {label}::text, {started}::timestamptz, {as_of}::timestamptz,
+    {snapshot}::pg_snapshot, {known}::boolean, {inserted}::bigint, {deleted}::bigint,
+    {strategy}::text, {reason}::text, {trigger}::text, {run_id}::uuid, {host}::text,
+    {history}::text, {notify}::boolean)
+""")
+_FINISH_LOCAL = sql.SQL("""
 SELECT NULL::bigint, NULL::uuid,
        CASE WHEN concurrent THEN inserted > 0 OR deleted > 0 ELSE true END,
        inserted, deleted, EXTRACT(epoch FROM clock_timestamp() - as_of)::float8 * 1000,
        NULL::bigint, NULL::text
-  FROM (SELECT CASE WHEN tracked THEN pg_stat_get_xact_tuples_inserted(oid) - %s END AS inserted,
-               CASE WHEN tracked AND %s::boolean
-                    THEN pg_stat_get_xact_tuples_deleted(oid) - %s END AS deleted,
-               %s::boolean AS concurrent, %s::timestamptz AS as_of
-          FROM (SELECT %s::oid AS oid, current_setting('track_counts')::boolean AS tracked) o) w
-"""
+  FROM (SELECT CASE WHEN tracked
+                    THEN pg_stat_get_xact_tuples_inserted(oid) - {inserted} END AS inserted,
+               CASE WHEN tracked AND {concurrent}::boolean
+                    THEN pg_stat_get_xact_tuples_deleted(oid) - {deleted} END AS deleted,
+               {exact}::boolean AS concurrent, {started}::timestamptz AS as_of
+          FROM (SELECT {oid}::oid AS oid, current_setting('track_counts')::boolean AS tracked) o) w
+""")
 
 
 def find_committed_after_all(

@@ -11,6 +11,7 @@ A view that reads other views can hold no more than they do, so these are brough
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -70,7 +71,8 @@ class Forcing:
         self._on_report = on_report
         self._on_change = on_change
         self._lock = Lock()
-        self._crowds: dict[tuple[frozenset[int], bool], _Crowd] = {}
+        self._looking_up = Lock()
+        self._crowds: dict[tuple[frozenset[int] | None, bool], _Crowd] = {}
         self._work: list[Work[None]] = []
         self._closed = False
 
@@ -117,23 +119,24 @@ class Forcing:
             if future.set_running_or_notify_cancel():
                 future.set_exception(NotRunning("the service was stopped before it could begin"))
 
-    def _oids(self, views: Iterable[ViewLike] | None) -> frozenset[int]:
-        """Whom they mean: by the catalog as it is known, or read anew where that is not enough."""
-        roll, wanted = self._roster.roll, None if views is None else list(views)
-        if roll is not None and wanted is not None:
-            try:
+    def _oids(self, views: Iterable[ViewLike] | None) -> frozenset[int] | None:
+        """Whom they mean, None for all; the catalog is read only for a name that is not known."""
+        if views is None:
+            return None
+        wanted, roll = list(views), self._roster.roll
+        if roll is not None:
+            with suppress(LookupError):  # it may have been made since
                 return frozenset(roll.graph.find(view).oid for view in wanted)
-            except LookupError:
-                pass  # it may have been made since
-        with unavailable_when_lost(psycopg.Error), self._runner.database.dedicated() as connection:
-            fingerprint = read_tick(connection, None).fingerprint
-            roll = self._roster.at(connection, fingerprint)
-            if wanted is None:
-                return frozenset(roll.schedules)
+        with (
+            self._looking_up,  # a crowd must not take a connection each
+            unavailable_when_lost(psycopg.Error),
+            self._runner.database.dedicated() as connection,
+        ):
+            roll = self._roster.at(connection, read_tick(connection, None).fingerprint)
             with naming_the_kind(connection):
                 return frozenset(roll.graph.find(view).oid for view in wanted)
 
-    def _serve(self, key: tuple[frozenset[int], bool], crowd: _Crowd) -> None:
+    def _serve(self, key: tuple[frozenset[int] | None, bool], crowd: _Crowd) -> None:
         while True:
             with self._lock:
                 lot, crowd.gathering = crowd.gathering, []
@@ -153,18 +156,19 @@ class Forcing:
                     future.set_result(report)
         self._on_change()
 
-    def _refresh(self, oids: frozenset[int], cascade: bool) -> RefreshReport:
+    def _refresh(self, oids: frozenset[int] | None, cascade: bool) -> RefreshReport:
         with unavailable_when_lost(psycopg.Error), self._runner.database.dedicated() as connection:
             plan, snapshot = self._plan(connection, oids, cascade=cascade)
         local = self._runner.policy.coordination == "local"
         return self._runner.run(plan, since=None if local else snapshot, trigger="force")
 
     def _plan(
-        self, connection: AnyConnection, oids: frozenset[int], *, cascade: bool
+        self, connection: AnyConnection, oids: frozenset[int] | None, *, cascade: bool
     ) -> tuple[Plan, str | None]:
         tick = read_tick(connection, None)
-        graph = self._roster.at(connection, tick.fingerprint).graph
-        wanted = {oid for oid in oids if oid in graph}
+        roll = self._roster.at(connection, tick.fingerprint)
+        graph = roll.graph
+        wanted = {oid for oid in (roll.schedules if oids is None else oids) if oid in graph}
         if cascade:
             wanted |= graph.dependants(wanted)
         wanted |= graph.upstream(wanted)

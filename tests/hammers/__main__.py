@@ -1,0 +1,43 @@
+"""`nox -s hammer`: the long runs, on servers of their own."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+
+import psycopg
+from tests.hammers import fleet
+from tests.pooler import PgBouncer
+from tests.servers import PostgresServer, postgres_bin_dir
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pg", type=int, default=18, help="major of the server")
+    parser.add_argument("--seconds", type=float, default=30, help="how long a fleet runs")
+    arguments = parser.parse_args()
+    with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
+        numbers = iter(range(100))
+
+        def database() -> str:
+            name = f"hammer{next(numbers)}"
+            with closing(psycopg.connect(server.dsn(), autocommit=True)) as connection:
+                connection.execute(f"CREATE DATABASE {name}")
+            return server.dsn(name)
+
+        said = "eight processes, a service of 1 s"
+        print(f"{said}: {fleet.run(database(), seconds=arguments.seconds)}")
+        target = database()
+        with PgBouncer(target) as pooler:
+            through = pooler.pooled()
+            audit = fleet.run(target, through=through, seconds=arguments.seconds)
+        print(f"{said}, through PgBouncer: {audit}")
+        print(f"kill -9 of the worker: another after {fleet.kill_the_worker(database()):.2f} s")
+        print(f"SIGSTOP of the worker for 10 s: {fleet.suspend_the_worker(database())}")
+        print(f"256 callers of force(): {fleet.crowd(database())} refreshes")
+    with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
+        print(f"restarts of the server: {fleet.restarts(server)}")
+
+
+if __name__ == "__main__":
+    main()

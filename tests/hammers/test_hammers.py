@@ -1,0 +1,36 @@
+"""The hammers, short: what they find in seconds. The long ones are `nox -s hammer`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from tests.conftest import required
+from tests.hammers import fleet
+from tests.pooler import PgBouncer
+
+
+def test_a_slot_succeeds_once_in_the_fleet(dsn):
+    fleet.run(dsn, seconds=4, every=0.5)
+
+
+def test_a_slot_succeeds_once_behind_a_transaction_pooler(dsn):
+    with ExitStack() as stack:
+        with required():
+            pooler = stack.enter_context(PgBouncer(dsn))
+        fleet.run(dsn, through=pooler.pooled(), seconds=4, every=0.5)
+
+
+def test_another_takes_over_from_one_that_was_killed(dsn):
+    assert fleet.kill_the_worker(dsn, work=5) < 2 + 1
+
+
+def test_a_suspended_process_does_no_double_work(dsn):
+    fleet.suspend_the_worker(dsn, pause=3)
+
+
+def test_a_crowd_that_forces_shares_a_handful_of_refreshes(dsn):
+    assert fleet.crowd(dsn, processes=2, threads=32, work=1) <= 16
+
+
+def test_the_fleet_goes_on_after_restarts_of_the_server(restartable):
+    fleet.restarts(restartable, rounds=1)
