@@ -62,7 +62,7 @@ def refresh_in_transaction(
         PlanOutdated: The view was populated in the meantime: CONCURRENTLY is possible now.
         SlotTaken: The slot that was to be served is, or somebody is just doing it.
     """
-    if connection.info.parameter_status("in_hot_standby") == "on":
+    if _on_standby(connection):
         raise ServerReadOnly(order.view.label, "the server is a standby")
     try:
         _begin(
@@ -89,6 +89,13 @@ def refresh_in_transaction(
         return _refresh(connection, order, look)
     finally:
         _end(connection)
+
+
+def _on_standby(connection: Connection[Any]) -> bool:
+    """What the server said last may be from before it was promoted: ask it."""
+    if connection.info.parameter_status("in_hot_standby") != "on":
+        return False
+    return connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
 
 
 def _begin(
