@@ -1,47 +1,25 @@
-"""For the tests of those who build on the library: contract suites.
+"""What every metrics store does: a suite for stores of a host's own.
 
-A store of your own is one when it passes `MetricsStoreContract`::
+A store is one when it passes::
 
     class TestMyStore(MetricsStoreContract):
         @pytest.fixture
         def store(self):
             return MyStore(...)
-
-The suites need pytest; nothing else of the library imports this module.
 """
+# ruff: noqa: S101, PLR2004 - contract suites are tests
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 
 from mvrefresh.errors import ConfigurationError
-from mvrefresh.metrics.store import MetricsStore, MetricsSummary, RefreshRecord
-
-__all__ = ["MetricsStoreContract", "a_record"]
-
-
-def a_record(view: str = "mv", duration_ms: float = 1.0, **changes: object) -> RefreshRecord:
-    """A record of a refresh that succeeded, with changes."""
-    record = RefreshRecord(
-        view_name=view,
-        refresh_duration_ms=duration_ms,
-        success=True,
-        status="succeeded",
-        strategy="concurrent",
-        reason="populated",
-        trigger="manual",
-        run_id=uuid4(),
-        refresh_no=1,
-        host="here",
-        rows_inserted=3,
-        rows_deleted=2,
-    )
-    return replace(record, **changes)  # type: ignore[arg-type]
+from mvrefresh.metrics.store import MetricsStore, MetricsSummary
+from mvrefresh.testing.records import a_record
 
 
 class MetricsStoreContract:
