@@ -27,6 +27,7 @@ html_title = f"mvrefresh {release}"
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["pytest"]  # the suites of mvrefresh.testing need it, their pages do not
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "exclude-members": "fix"}  # see add_fix

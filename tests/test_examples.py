@@ -12,6 +12,7 @@ import pytest
 from tests.documents import ROOT
 
 from mvrefresh import Database, refresh
+from mvrefresh.errors import SchemaOutdated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,27 @@ def test_alembic_installs_and_removes(alembic: Call, conn, dsn: str):
         assert refresh(db).results == {"one": True}
     alembic("downgrade", "base")
     assert conn.execute("SELECT to_regnamespace('mvrefresh')").fetchone() == (None,)
+
+
+def test_alembic_upgrades_in_place(alembic: Call, conn, dsn: str):
+    conn.execute("CREATE MATERIALIZED VIEW one AS SELECT 1 AS one")
+    alembic("upgrade", "0001")
+    with Database(dsn) as db:
+        with pytest.raises(SchemaOutdated):
+            refresh(db)
+        conn.execute(
+            "INSERT INTO mvrefresh.refresh_metrics (view_name, refresh_duration_ms) VALUES ('x', 1)"
+        )
+        alembic("upgrade", "0002")
+        assert refresh(db).results == {"one": True}
+    count = "SELECT count(*) FROM mvrefresh.refresh_metrics"
+    assert conn.execute(count).fetchone() == (2,)
+    alembic("downgrade", "0001")
+    assert conn.execute("SELECT to_regclass('mvrefresh.schedule')").fetchone() == (None,)
+    alembic("upgrade", "head")
+    with Database(dsn) as db:
+        assert refresh(db).results == {"one": True}
+    assert conn.execute(count).fetchone() == (3,)
 
 
 def test_alembic_writes_the_same_as_sql(alembic: Call, conn, dsn: str):

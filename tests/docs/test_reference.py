@@ -11,8 +11,10 @@ import pytest
 from tests import documents
 
 import mvrefresh
-from mvrefresh import RefreshPolicy, RefreshRecord, Schema, Status, errors, events
+import mvrefresh.testing
+from mvrefresh import RefreshPolicy, RefreshRecord, Schema, ServiceStatus, Status, errors, events
 from mvrefresh.postgres import faults, locks, schema
+from mvrefresh.service.status import ViewStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +39,14 @@ def error_classes() -> set[str]:
 
 
 def test_every_public_name_is_in_the_reference():
-    assert documented(REFERENCE / "api.md") == set(mvrefresh.__all__)
+    assert documented(REFERENCE / "api.md") == {*mvrefresh.__all__, *mvrefresh.testing.__all__}
+
+
+def test_every_key_of_a_status_is_in_the_reference():
+    """That of the service, and that of each view."""
+    tables = documents.tables(REFERENCE / "api.md", "The service")
+    shown = [{key for row in rows[1:] for key in row[0].split(", ")} for rows in tables]
+    assert shown == [set(ServiceStatus.__annotations__), set(ViewStatus.__annotations__)]
 
 
 def test_every_error_is_in_the_reference():
@@ -119,6 +128,7 @@ SELECT attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'no'
     ("heading", "table"),
     [
         ("mvrefresh.state", "mvrefresh.state"),
+        ("mvrefresh.schedule", "mvrefresh.schedule"),
         ("refresh_metrics", "mvrefresh.refresh_metrics"),
         ("mvrefresh.version", "mvrefresh.version"),
     ],
