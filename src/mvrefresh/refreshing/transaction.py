@@ -30,6 +30,7 @@ from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.postgres.slots import serve
 from mvrefresh.refreshing.claim import SlotTaken
 from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
+from mvrefresh.refreshing.finish import finish
 from mvrefresh.refreshing.look import find_committed, look_at, stands_for
 from mvrefresh.refreshing.view import ViewName
 
@@ -166,7 +167,7 @@ def _ms(seconds: float) -> str:
 def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Committed:
     statements = list(order.strategy.statements(ViewName(look.schema, look.name)))
     finish_at = len(statements)
-    statements.append(_finish(order, look))
+    statements.append(finish(order, look))
     if order.claim is not None and order.schema is not None:
         statements.append(
             serve(
@@ -213,62 +214,6 @@ def _shared(state: ViewState) -> Committed:
         duration_ms=state.last_duration_ms,
         shared=True,
     )
-
-
-def _finish(order: Commission, look: Any) -> sql.Composed:
-    """The statement between REFRESH and COMMIT."""
-    if order.schema is None:
-        concurrent = order.strategy.name == "concurrent"
-        return fill(
-            _FINISH_LOCAL,
-            oid=order.view.oid,
-            started=look.started,
-            concurrent=concurrent,
-            exact=concurrent and not order.again,
-            inserted=look.inserted,
-            deleted=look.deleted,
-        )
-    as_of, snapshot = stands_for(order, look)
-    return fill(
-        _FINISH,
-        finish=order.schema.identifier("finish_refresh"),
-        view=order.view.oid,
-        label=order.view.label,
-        started=look.started,
-        as_of=as_of,
-        snapshot=snapshot,
-        known=look.known,
-        inserted=look.inserted,
-        deleted=look.deleted,
-        strategy=order.strategy.name,
-        reason=order.reason,
-        trigger=order.trigger,
-        run_id=order.run_id,
-        host=order.host,
-        history=order.history,
-        notify=order.notify,
-    )
-
-
-_FINISH = sql.SQL("""
-SELECT * FROM {finish}(
-    {view}::oid, {label}::text, {started}::timestamptz, {as_of}::timestamptz,
-    {snapshot}::pg_snapshot, {known}::boolean, {inserted}::bigint, {deleted}::bigint,
-    {strategy}::text, {reason}::text, {trigger}::text, {run_id}::uuid, {host}::text,
-    {history}::text, {notify}::boolean)
-""")
-_FINISH_LOCAL = sql.SQL("""
-SELECT NULL::bigint, NULL::uuid,
-       CASE WHEN concurrent THEN inserted > 0 OR deleted > 0 ELSE true END,
-       inserted, deleted, EXTRACT(epoch FROM clock_timestamp() - as_of)::float8 * 1000,
-       NULL::bigint, NULL::text
-  FROM (SELECT CASE WHEN tracked
-                    THEN pg_stat_get_xact_tuples_inserted(oid) - {inserted} END AS inserted,
-               CASE WHEN tracked AND {concurrent}::boolean
-                    THEN pg_stat_get_xact_tuples_deleted(oid) - {deleted} END AS deleted,
-               {exact}::boolean AS concurrent, {started}::timestamptz AS as_of
-          FROM (SELECT {oid}::oid AS oid, current_setting('track_counts')::boolean AS tracked) o) w
-""")
 
 
 def find_committed_after_all(

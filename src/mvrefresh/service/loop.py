@@ -46,6 +46,7 @@ logger = logging.getLogger("mvrefresh")
 
 _BACKOFF: Final = (0.1, 5.0)  # seconds: the first pause after a failed look, and the longest
 _PATIENCE: Final = 5.0  # seconds that a look or a cancel may take while the service stops
+_LONG: Final = 10.0  # seconds of pause in which connections are not kept for the next refresh
 _GLANCE: Final = 0.05  # seconds between two looks at whether all has ended, while stopping
 _IDENTIFIER: Final = 63  # bytes; what PostgreSQL keeps of an application_name
 
@@ -134,6 +135,8 @@ class Session:
             self._looking_since = None
         self._failures, self._error = 0, None
         self._answered, self._answered_at = monotonic(), time()
+        if pause > _LONG and not self.dispatcher.in_flight:
+            self.runner.database.trim()
         return pause
 
     def _failed(self, error: str) -> float:
