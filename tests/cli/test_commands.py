@@ -147,6 +147,23 @@ def test_status_json(json_of, installed):
     assert plain["age_seconds"] is None
 
 
+def test_status_of_a_view_that_others_refreshed(mvrefresh, json_of, conn, installed):
+    mvrefresh("refresh")
+    conn.execute("REFRESH MATERIALIZED VIEW CONCURRENTLY good")
+    good, plain, _ = json_of("status")["views"]
+    assert good["changed_by_others"]
+    assert good["refresh_no"] is good["content_token"] is None
+    assert good["content_as_of"] is good["age_seconds"] is None
+    assert good["last_status"] == "succeeded"
+    assert not plain["changed_by_others"]
+    assert plain["refresh_no"] == 1
+    result = mvrefresh("status")
+    assert re.search(r"^good +by others +- +succeeded", result.stdout, re.MULTILINE)
+    assert "\ngood: somebody else has refreshed or altered it since" in result.stdout
+    mvrefresh("refresh", "good")
+    assert json_of("status")["views"][0]["refresh_no"] == 2
+
+
 def test_history(mvrefresh, installed):
     assert mvrefresh("history").stdout == "No refresh is on record.\n"
     mvrefresh("refresh")
@@ -196,6 +213,8 @@ def test_schema(mvrefresh, json_of):
 
 def test_schema_is_upgraded(mvrefresh, conn, installed):
     conn.execute("DROP FUNCTION mvrefresh.finish_refresh")
+    conn.execute("DROP TABLE mvrefresh.schedule")
+    conn.execute("DROP FUNCTION mvrefresh.resume_schedule CASCADE")
     conn.execute("DELETE FROM mvrefresh.version WHERE version >= 3")
     assert "outdated: version" in mvrefresh("schema").stdout
     assert mvrefresh("schema", "--check").exit_code == 4
@@ -245,7 +264,7 @@ def test_verbose(mvrefresh, installed):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "list", "plan", "refresh", "status", "history", "schema", "demo"]
+    "command", ["", "list", "plan", "refresh", "status", "watch", "history", "schema", "demo"]
 )
 def test_help(call, command):
     result = call(*command.split(), "--help")

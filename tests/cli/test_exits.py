@@ -111,7 +111,9 @@ def test_kinds_of_errors(json_of):
     assert error_of(json_of, "list", "--dsn", "x", exit_code=2)["type"] == "ConfigurationError"
 
 
-@pytest.mark.parametrize("command", ["list", "plan", "refresh", "status", "history", "schema"])
+@pytest.mark.parametrize(
+    "command", ["list", "plan", "refresh", "status", "watch", "history", "schema"]
+)
 def test_unavailable(call, command):
     dsn = f"host=127.0.0.1 port=1 dbname=nope password={SECRET}"
     result = call(command, "--dsn", dsn)
@@ -163,6 +165,7 @@ class TestSchema:
         ("plan",),
         ("refresh",),
         ("status",),
+        ("watch", "--once"),
         ("history",),
         ("schema",),
         ("schema", "--sql"),

@@ -44,21 +44,24 @@ def shown(text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("command", ["list", "plan", "refresh", "status", "history"])
+@pytest.mark.parametrize(
+    "command", ["list", "plan", "refresh", "status", "history", "watch --once"]
+)
 def test_for_people(labels, mvrefresh, command):
     mvrefresh("refresh")
-    result = mvrefresh(command, COLUMNS="200")
+    result = mvrefresh(*command.split(), COLUMNS="200")
     assert result.exit_code == 0
     assert not {"\x1b", "\u202e"} & set(result.stdout)
     for label in labels:
         assert shown(label) in result.stdout
-    assert mvrefresh(command, COLUMNS="80").exit_code == 0
+    assert mvrefresh(*command.split(), COLUMNS="80").exit_code == 0
 
 
 def test_as_json(labels, json_of):
     assert set(json_of("refresh", "--", *labels)["results"]) == set(labels)
     assert {view["view"] for view in json_of("list")["views"]} == set(labels)
     assert {view["name"] for view in json_of("status")["views"]} == set(NAMES)
+    assert {view["view"] for view in json_of("watch", "--once")["views"]} == set(labels)
     assert {step["view"] for step in json_of("plan", "--", *NAMES)["steps"]} == set(labels)
     assert {r["view_name"] for r in json_of("history")["records"]} == set(labels)
     for label in labels:

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "plan": "mvrefresh.cli.views:plan_refresh",
     "refresh": "mvrefresh.cli.refreshing:refresh",
     "status": "mvrefresh.cli.status:status",
+    "watch": "mvrefresh.cli.watch:watch",
     "history": "mvrefresh.cli.history:history",
     "schema": "mvrefresh.cli.schema:schema",
 }

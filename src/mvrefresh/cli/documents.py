@@ -10,11 +10,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mvrefresh.cli.exits import message
+from mvrefresh.cli.picture import seconds_between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from mvrefresh.cli.picture import Picture, ViewSeen
     from mvrefresh.cli.sight import SchemaVersion, Sight
     from mvrefresh.metrics.store import MetricsSummary, RefreshRecord
     from mvrefresh.refreshing.graph import ViewGraph
@@ -189,8 +191,8 @@ def status_document(sight: Sight) -> dict[str, Any]:
 
     Keys: `healthy`, `problems` (in words), `checked_at` (by the database's clock), `database`
     (the fields of `DatabaseHealth`), `schema` (`schema_document`), `views` [`view_document`, and
-    `refresh_no`, `content_token`, `content_as_of`, `age_seconds`, `last_status`,
-    `last_refresh_at`, `last_duration_ms`, `last_strategy`, `last_error`].
+    `changed_by_others`, `refresh_no`, `content_token`, `content_as_of`, `age_seconds`,
+    `last_status`, `last_refresh_at`, `last_duration_ms`, `last_strategy`, `last_error`].
     """
     labels = {view.oid: view.label for view in sight.graph}
     problems = sight.problems()
@@ -207,6 +209,7 @@ def status_document(sight: Sight) -> dict[str, Any]:
 def _freshness(sight: Sight, view: MaterializedView) -> dict[str, Any]:
     state, record = sight.states.get(view.oid), sight.last.get(view.label)
     return {
+        "changed_by_others": view.oid in sight.changed_by_others,
         "refresh_no": state.refresh_no if state else None,
         "content_token": state.content_token if state else None,
         "content_as_of": state.content_as_of if state else None,
@@ -216,4 +219,52 @@ def _freshness(sight: Sight, view: MaterializedView) -> dict[str, Any]:
         "last_duration_ms": record.refresh_duration_ms if record else None,
         "last_strategy": record.strategy if record else None,
         "last_error": record.error_message if record else None,
+    }
+
+
+def picture_document(picture: Picture) -> dict[str, Any]:
+    """Of `watch`, for every look.
+
+    Keys: `looked_at` (by the database's clock), `database`, `standby`, `views` (see
+    `_seen_document`), `records` (new since the last look, oldest first; at the first the latest
+    few; the fields of `RefreshRecord`), `fleet` [{`host`, `pid`, `since`}] (null: not to be seen
+    through a transaction pooler).
+    """
+    return {
+        "looked_at": picture.now,
+        "database": picture.where,
+        "standby": picture.standby,
+        "views": [_seen_document(view, picture.now) for view in picture.views],
+        "records": [asdict(record) for record in picture.records],
+        "fleet": None if picture.fleet is None else [asdict(each) for each in picture.fleet],
+    }
+
+
+def _seen_document(view: ViewSeen, now: datetime) -> dict[str, Any]:
+    last, running = view.last, view.running
+    elapsed = None if running is None else seconds_between(running.since, now)
+    return {
+        "view": view.label,
+        "oid": view.oid,
+        "populated": view.populated,
+        "changed_by_others": view.changed_by_others,
+        "refresh_no": view.refresh_no,
+        "content_as_of": view.content_as_of,
+        "age_seconds": seconds_between(view.content_as_of, now) if view.populated else None,
+        "schedule": view.schedule,
+        "next_due_at": view.due_at,
+        "failures": view.failures,
+        "suspended_at": view.suspended_at,
+        "suspended_because": view.suspended_because,
+        "scheduled_error": view.last_error,
+        "last_status": last.status if last else None,
+        "last_refresh_at": last.created_at if last else None,
+        "last_duration_ms": last.refresh_duration_ms if last else None,
+        "last_strategy": last.strategy if last else None,
+        "last_error": last.error_message if last else None,
+        "usual_duration_ms": view.usual_duration_ms,
+        "running_since": running.since if running else None,
+        "running_ms": None if elapsed is None else elapsed * 1000,
+        "running_pid": running.pid if running else None,
+        "running_application": running.application if running else None,
     }

@@ -84,13 +84,17 @@ def message(error: BaseException) -> str:
 
 def say(error: BaseException, *, json: bool) -> None:
     """Tell the error: a line on stderr, or `{"error": {"type", "message"}}` on stdout."""
-    said = message(error)
     if not json:
-        click.echo(f"mvrefresh: {said}", err=True)
+        click.echo(f"mvrefresh: {message(error)}", err=True)
         return
+    write_json(error_document(error))
+
+
+def error_document(error: BaseException) -> dict[str, dict[str, str]]:
+    """The error as `{"error": {"type", "message"}}`."""
     kind = type(error).__name__
     if isinstance(error, click.UsageError):
         kind = "UsageError"  # click's finer classes are its own business
     elif isinstance(error, _INTERRUPTS):
         kind = "Interrupted"
-    write_json({"error": {"type": kind, "message": said}})
+    return {"error": {"type": kind, "message": message(error)}}

@@ -32,9 +32,11 @@ def _rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def write_json(document: dict[str, Any]) -> None:
+def write_json(document: dict[str, Any], *, on_one_line: bool = False) -> None:
     """Write one document to stdout."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME
+    if not on_one_line:
+        options |= orjson.OPT_INDENT_2
     click.echo(orjson.dumps(_rounded(document), default=_default, option=options), nl=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from mvrefresh.errors import DatabaseUnavailable
 from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.postgres.catalog import read_catalog
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from mvrefresh.metrics.store import RefreshRecord
     from mvrefresh.postgres.database import Database
+    from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.postgres.health import DatabaseHealth
     from mvrefresh.postgres.schema import Schema
     from mvrefresh.refreshing.graph import ViewGraph
@@ -55,7 +58,14 @@ class SchemaVersion:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """All that `status` looks at, as of one moment (`now`, by the database's clock)."""
+    """All that `status` looks at, as of one moment (`now`, by the database's clock).
+
+    Attributes:
+        states: By oid, of the views that the library was the last to refresh.
+        changed_by_others: Oids of those that it was not: somebody else has refreshed or altered
+            them since, and their state rows speak of content that is gone.
+        last: The newest record of each view, by label.
+    """
 
     health: DatabaseHealth
     where: str
@@ -63,6 +73,7 @@ class Sight:
     schema: SchemaVersion
     graph: ViewGraph
     states: dict[int, ViewState]
+    changed_by_others: frozenset[int]
     last: dict[str, RefreshRecord]
 
     def age_seconds(self, view: MaterializedView) -> float | None:
@@ -102,6 +113,8 @@ def look(database: Database) -> Sight:
         schema = SchemaVersion(database.schema, database.schema.version(connection))
         usable = schema.status == "current"
         states = read_states(connection, database.schema) if usable else {}
+        others = _changed_by_others(connection, database.schema) if usable else frozenset()
+        states = {oid: state for oid, state in states.items() if oid not in others}
         clock = connection.execute("SELECT clock_timestamp()").fetchone()
         info = connection.info
         where = f"{info.dbname} at {info.host}:{info.port}"
@@ -112,4 +125,15 @@ def look(database: Database) -> Sight:
             last[view.label] = record
     if clock is None:
         raise DatabaseUnavailable("the database did not tell the time")
-    return Sight(database.health(), where, clock[0], schema, graph, states, last)
+    return Sight(database.health(), where, clock[0], schema, graph, states, others, last)
+
+
+# Whoever writes a view's row of pg_class without the library leaves the state row behind.
+_OTHERS = sql.SQL(
+    "SELECT s.view::bigint FROM {} s JOIN pg_class c ON c.oid = s.view AND c.xmin <> s.xmin"
+)
+
+
+def _changed_by_others(connection: AnyConnection, schema: Schema) -> frozenset[int]:
+    rows = connection.execute(_OTHERS.format(schema.identifier("state")))
+    return frozenset(oid for (oid,) in rows)

@@ -48,6 +48,15 @@ def _show(console: Console, sight: Sight) -> None:
     console.print()
     if len(sight.graph):
         console.print(_table(sight))
+        for view in sight.graph:
+            if view.oid in sight.changed_by_others:
+                console.print(
+                    name(
+                        f"{view.label}: somebody else has refreshed or altered it since the"
+                        " library did, so nobody knows how old it is"
+                    ),
+                    soft_wrap=True,
+                )
     else:
         console.print("There is no materialized view in this database.")
     if problems:
@@ -66,6 +75,8 @@ def _table(sight: Sight) -> Table:
         seconds = sight.age_seconds(view)
         if not view.populated:
             content = Text("not populated", "bold red")
+        elif view.oid in sight.changed_by_others:
+            content = Text("by others", "yellow")
         else:
             content = Text("age unknown", "dim") if seconds is None else Text(age(seconds))
         made.add_row(

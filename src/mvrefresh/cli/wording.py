@@ -38,12 +38,15 @@ def age(seconds: float | None) -> str:
     """How long ago: `just now`, `12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`."""
     if seconds is None:
         return "-"
-    if seconds < _SECOND:
-        return "just now"
+    return "just now" if seconds < _SECOND else f"{span(seconds)} ago"
+
+
+def span(seconds: float) -> str:
+    """How long, roughly: `12 s`, `3 min`, `2 h`, `5 d`."""
     for unit, length, most in (("s", _SECOND, 60), ("min", _MINUTE, 60), ("h", _HOUR, 48)):
         if round(seconds / length) < most:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{seconds / _DAY:.0f} d ago"
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / _DAY:.0f} d"
 
 
 def size(count: int | None) -> str:
