@@ -24,12 +24,18 @@ from rich.console import Console
 from rich.table import Table
 from tests.servers import PostgresServer, postgres_bin_dir
 
-from bench import hierarchy_build, overhead, parallel
+from bench import hierarchy_build, overhead, parallel, service
+from bench.measure import Figure, Row
 
 if TYPE_CHECKING:
-    from bench.measure import Row
+    from collections.abc import Callable, Sequence
 
-PARTS = {"overhead": overhead.run, "parallel": parallel.run, "hierarchy": hierarchy_build.run}
+PARTS: dict[str, Callable[..., Sequence[Row | Figure]]] = {
+    "overhead": overhead.run,
+    "parallel": parallel.run,
+    "hierarchy": hierarchy_build.run,
+    "service": service.run,
+}
 
 
 def machine(dsn: str) -> dict[str, object]:
@@ -59,9 +65,19 @@ def table(rows: list[Row], title: str) -> Table:
             f"{row.seconds * 1000:,.1f} ms",
             f"{row.rival_seconds * 1000:,.1f} ms",
             f"{row.ratio:.3f}",
-            f"<= {row.bound:g}" if row.bound is not None else "",
+            row.promised,
             row.verdict,
         )
+    return shown
+
+
+def figures_table(figures: list[Figure]) -> Table:
+    """The numbers without a rival."""
+    shown = Table()
+    for column in ("what", "value", "how"):
+        shown.add_column(column, justify="right" if column == "value" else "left")
+    for figure in figures:
+        shown.add_row(figure.what, f"{figure.value:,.2f} {figure.unit}".strip(), figure.how)
     return shown
 
 
@@ -73,7 +89,7 @@ def main() -> int:
     parser.add_argument("--dsn", help="an empty database to use")
     parser.add_argument("--json", type=Path, default=Path("bench/results/latest.json"))
     wish = parser.parse_args()
-    rows: list[Row] = []
+    found: list[Row | Figure] = []
     with ExitStack() as stack:
         dsn = wish.dsn
         if dsn is None:
@@ -82,12 +98,20 @@ def main() -> int:
         for name, part in PARTS.items():
             if wish.only in (None, name):
                 print(f"{name} ...", file=sys.stderr, flush=True)
-                rows += part(dsn, quick=wish.quick)
-    Console(width=max(160, Console().width)).print(
-        table(rows, ", ".join(f"{key} {value}" for key, value in about.items()))
-    )
+                found += part(dsn, quick=wish.quick)
+    rows = [each for each in found if isinstance(each, Row)]
+    figures = [each for each in found if isinstance(each, Figure)]
+    console = Console(width=max(160, Console().width))
+    console.print(table(rows, ", ".join(f"{key} {value}" for key, value in about.items())))
+    if figures:
+        console.print(figures_table(figures))
     wish.json.parent.mkdir(parents=True, exist_ok=True)
-    document = {"machine": about, "quick": wish.quick, "rows": [asdict(row) for row in rows]}
+    document = {
+        "machine": about,
+        "quick": wish.quick,
+        "rows": [asdict(row) for row in rows],
+        "figures": [asdict(figure) for figure in figures],
+    }
     wish.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     broken = any(row.verdict == "BROKEN" for row in rows)
     return 1 if broken and not wish.quick else 0

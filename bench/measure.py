@@ -22,6 +22,7 @@ class Row:
         seconds, rival_seconds: Medians over the rounds.
         ratio: Median of ours / rival's, round by round.
         bound: What was promised of the ratio; None where nothing was.
+        above: Seconds: what was promised of the difference; None where nothing was.
     """
 
     what: str
@@ -31,13 +32,39 @@ class Row:
     rival_seconds: float
     ratio: float
     bound: float | None = None
+    above: float | None = None
+
+    @property
+    def promised(self) -> str:
+        """The promise in words; empty where there is none."""
+        if self.above is not None:
+            return f"< {self.above * 1000:g} ms above"
+        return "" if self.bound is None else f"<= {self.bound:g}"
 
     @property
     def verdict(self) -> str:
         """Whether the promise holds."""
-        if self.bound is None:
+        if not self.promised:
             return ""
-        return "holds" if self.ratio <= self.bound else "BROKEN"
+        kept = self.bound is None or self.ratio <= self.bound
+        if self.above is not None:
+            kept = kept and self.seconds - self.rival_seconds < self.above
+        return "holds" if kept else "BROKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number that has no rival.
+
+    Attributes:
+        unit: Of the value; empty for a count.
+        how: Over how much it was measured.
+    """
+
+    what: str
+    value: float
+    unit: str
+    how: str
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import orjson
+import pytest
+from bench.measure import Row
 
 
 def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
@@ -20,4 +22,27 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     for part in ("refresh(tiny)", "refresh(large)", "three views", "mv_descendant_counts"):
         assert part in names
         assert part in done.stdout
+    assert "due time to BEGIN" in names
+    assert "a turn over 50 views" in names
     assert all(row["ratio"] > 0 for row in document["rows"])
+    figures = {figure["what"]: figure["value"] for figure in document["figures"]}
+    assert figures["round trips of a turn"] == figures["statements of a turn"] == 1
+    assert figures["server's time of a turn"] > 0
+    assert figures["statements a minute at rest"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("promise", "verdict"),
+    [
+        ({}, ""),
+        ({"bound": 3.0}, "holds"),
+        ({"bound": 1.9}, "BROKEN"),
+        ({"above": 0.02}, "holds"),
+        ({"above": 0.009}, "BROKEN"),
+        ({"bound": 1.9, "above": 0.02}, "BROKEN"),
+    ],
+)
+def test_a_promise_is_about_the_ratio_or_the_difference(promise, verdict):
+    row = Row("ours", "theirs", 1, seconds=0.02, rival_seconds=0.01, ratio=2.0, **promise)
+    assert row.verdict == verdict
+    assert bool(row.promised) is bool(promise)
