@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
+import psycopg
 import pytest
 from tests.refreshing.test_runner import ASLEEP
 from tests.refreshing.test_transaction import wait_until
@@ -193,26 +195,40 @@ class TestSharing:
         assert other.result()
         assert conn.execute("SELECT count(*) FROM mv").fetchone() == (4,)
 
-    def test_a_transaction_in_progress_at_the_other_refresh_is_not_held(self, running, conn, dsn):
+    def test_a_transaction_in_progress_at_the_other_refresh_is_not_held(
+        self, running, database, conn, dsn
+    ):
         """Its number is below the newest that the content holds, and yet it is not in it."""
-        import psycopg
-
-        with psycopg.connect(dsn) as early:
+        conn.execute(
+            "CREATE FUNCTION hold() RETURNS int LANGUAGE plpgsql AS $$BEGIN"
+            " PERFORM pg_advisory_xact_lock(7); RETURN 1; END$$;"
+            "DROP MATERIALIZED VIEW mv;"
+            "CREATE MATERIALIZED VIEW mv AS SELECT id, name FROM base, hold()"
+        )
+        conn.execute("SELECT pg_advisory_lock(7)")
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        with ThreadPoolExecutor(2) as pool, closing(psycopg.connect(dsn)) as early:
             early.execute("INSERT INTO base VALUES (4, 'early, but late')")
             conn.execute("INSERT INTO base VALUES (5, 'later')")  # a higher number commits first
-            running.force()
-            assert conn.execute("SELECT count(*) FROM mv").fetchone() == (4,)
+            other = pool.submit(mvrefresh.refresh, database, ["mv"])
+            wait_until(lambda: conn.execute(held).fetchone() == (1,))
             early.commit()
-        report = running.force()
-        assert not report["mv"].shared
+            forced = pool.submit(running.force)
+            wait_until(lambda: conn.execute(held).fetchone() == (2,))
+            conn.execute("SELECT pg_advisory_unlock_all()")
+            assert not forced.result()["mv"].shared
+        assert other.result()
         assert conn.execute("SELECT count(*) FROM mv").fetchone() == (5,)
 
     def test_content_that_somebody_else_put_there_is_not_shared(self, running, conn):
-        snapshot = "9999999:9999999:"
         running.force()
         conn.execute("REFRESH MATERIALIZED VIEW mv")
         # Even with a snapshot that holds everything: the row speaks of content that is gone.
-        conn.execute("UPDATE mvrefresh.state SET content_snapshot = %s", (snapshot,))
+        conn.execute(
+            "UPDATE mvrefresh.state SET content_snapshot = (SELECT concat(x, ':', x, ':')"
+            " FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1 AS x) o"
+            ")::pg_snapshot"
+        )
         assert not running.force()["mv"].shared
 
     def test_a_snapshot_from_the_future_is_of_another_cluster(self, running, conn):

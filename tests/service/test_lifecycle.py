@@ -392,6 +392,12 @@ class TestWithoutADatabase:
                 for (pid,) in pids:
                     os.kill(pid, signal.SIGSTOP)
                 try:
+                    session = service._session
+                    wait_until(
+                        lambda: (
+                            time.monotonic() - (session._looking_since or time.monotonic()) > 0.3
+                        )
+                    )
                     began = time.monotonic()
                     service.stop(timeout=0.2)
                     assert time.monotonic() - began < 20

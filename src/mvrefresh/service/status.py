@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.postgres.slots import Tick, read_tick
 from mvrefresh.refreshing.due import due_at
 
 if TYPE_CHECKING:
@@ -91,15 +92,17 @@ def service_status(
     fleet: list[FleetMember] | None = None
     contents: dict[int, Mapping[str, Any]] = {}
     error: str | None = None
+    tick = None if session is None else session.dispatcher.tick
     try:
         with database.dedicated() as connection:
             fleet = _fleet(connection)
             if coordination == "schema":
+                tick = read_tick(connection, database.schema)
                 contents = _contents(connection, database)
     except (psycopg.Error, DatabaseUnavailable) as away:
         error = str(away)
     figures = None if session is None else session.tally.sum()
-    views = [] if session is None else _views(session, contents)
+    views = [] if session is None else _views(session, tick, contents)
     return {
         "state": "stopped" if session is None else _state(session),
         "enabled": session is not None,
@@ -149,11 +152,13 @@ def _label(roll: Roll, oid: int | None) -> str | None:
     return None if oid is None or oid not in roll.graph else roll.graph[oid].label
 
 
-def _views(session: Session, contents: Mapping[int, Mapping[str, Any]]) -> list[ViewStatus]:
-    roll, tick = session.roster.roll, session.dispatcher.tick
+def _views(
+    session: Session, tick: Tick | None, contents: Mapping[int, Mapping[str, Any]]
+) -> list[ViewStatus]:
+    roll, running = session.roster.roll, session.dispatcher.running
     if roll is None or tick is None:
         return []
-    rows, running = session.dispatcher.rows, session.dispatcher.running
+    rows = tick.rows or session.dispatcher.rows
     suspended = session.dispatcher.decision.suspended
     views: list[ViewStatus] = []
     for view in roll.graph.order(roll.schedules):
