@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CLI = documents.DOCS / "reference/cli.md"
 
-PROGRAMS = {"alembic", "export", "mvrefresh", "nox", "pip", "psql", "python"}
+PROGRAMS = {"alembic", "export", "flask", "mvrefresh", "nox", "pip", "psql", "python"}
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
