@@ -56,6 +56,14 @@ def test_embed_reports_every_view(call: Call, conn):
     assert second.startswith("two succeeded regular")
 
 
+def test_service_holds_what_was_written(call: Call, conn):
+    said = call(EXAMPLES / "service.py")
+    assert "The average holds that order now: True" in said
+    assert "The service has stopped; 0 refreshes failed" in said
+    (average,) = conn.execute("SELECT average FROM example_service.average").fetchone()
+    assert average == 10
+
+
 @pytest.fixture
 def alembic(call: Call) -> Call:
     if importlib.util.find_spec("alembic") is None and not os.environ.get("CI"):
