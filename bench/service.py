@@ -133,7 +133,7 @@ def one_turn(dsn: str, inside: Connection, views: int, *, quick: bool) -> Iterat
         def turn() -> None:
             dispatcher.turn(connection)
 
-        for _ in range(12):  # the catalog is read, the statement prepared, its plan settled
+        for _ in range(3):  # the catalog is read, caches are warm
             turn()
         if len(dispatcher.rows) != views or dispatcher.decision.ready:
             raise AssertionError("there is something to do")
