@@ -37,8 +37,8 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     ("py:class", r"(psycopg|psycopg_pool|collections|datetime|enum|typing|uuid)\..+"),
     ("py:class", r"(AbstractContextManager|Connection|Iterable|Iterator|Sequence)"),
-    ("py:class", r"(UUID|datetime|timedelta)"),
-    ("py:class", r"(ViewLike|Method|Fallback|AnyConnection|AnyPool|Callback)"),
+    ("py:class", r"(Future|UUID|datetime|timedelta)"),
+    ("py:class", r"(ViewLike|Method|Fallback|AnyConnection|AnyPool|AnyService|Callback|Run)"),
     ("py:class", r"\w+\[.*"),  # what autodoc leaves whole: tuple[~mvrefresh..., Callable[[...
 ]
 
