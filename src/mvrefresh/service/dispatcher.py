@@ -11,7 +11,7 @@ import logging
 import random
 from datetime import timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mvrefresh.events import RefreshFinished, ViewResumed, ViewSuspended
 from mvrefresh.postgres.slots import Tick, read_tick, register
@@ -43,6 +43,13 @@ STANDBY: Final = 5.0
 _CROWD: Final = 4  # times `jobs`: so many overdue views are no crowd
 _SPREAD_MOST: Final = timedelta(seconds=30)
 _SPREAD_SHARE: Final = 0.1
+
+
+class _Ended(NamedTuple):
+    """What the thread of one view found: busy elsewhere, or served and when it is due again."""
+
+    busy: bool = False
+    following: datetime | None = None
 
 
 class Dispatcher:
@@ -83,17 +90,19 @@ class Dispatcher:
         self._on_change = on_change
         self._schema = runner.database.schema if runner.policy.coordination == "schema" else None
         self._rows_here: dict[int, Slot] = {}  # without a schema
-        self._in_flight: dict[int, Work[bool]] = {}  # whether somebody else is at work on it
+        self._in_flight: dict[int, Work[_Ended]] = {}
         self._busy_until: dict[int, float] = {}
         self._held: dict[int, datetime] = {}
         self._done: set[int] = set()
         self._suspended: dict[int, int] = {}
         self._back = not once
+        self._looked = self._look_at = 0.0
+        self._behind = False
         self.tick: Tick | None = None
         self.decision = Decision()
 
     @property
-    def in_flight(self) -> list[Work[bool]]:
+    def in_flight(self) -> list[Work[_Ended]]:
         """What is being refreshed."""
         return list(self._in_flight.values())
 
@@ -112,6 +121,11 @@ class Dispatcher:
     def lost_sight(self) -> None:
         """There was a time without looks: what became due meanwhile is spread."""
         self._back = True
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Something changed that the last look does not know: the next turn looks."""
+        self._look_at = 0.0
 
     def turn(self, connection: AnyConnection) -> float:
         """Look, decide, begin what is ready.
@@ -124,6 +138,8 @@ class Dispatcher:
         """
         self.reap()
         looked = monotonic()
+        if looked < self._look_at:
+            return self._look_at - looked
         tick = self.tick = read_tick(connection, self._schema)
         if tick.standby:
             self.lost_sight()
@@ -147,13 +163,17 @@ class Dispatcher:
             held=self._held,
         )
         self._announce(rows, roll)
-        for oid in (*self.decision.skip, *self.decision.ready):
+        todo = [*self.decision.skip, *self.decision.ready]
+        for oid in todo:
             if len(self._in_flight) < self._runner.policy.jobs:
                 claim = Claim(
                     rows[oid], schedules[oid], tick.now, suspend_after=self._suspend_after
                 )
                 self._begin(oid, claim, roll)
-        return self._pause(tick.now, looked)
+        self._looked = looked
+        self._behind = bool(self.decision.waiting) or any(o not in self._in_flight for o in todo)
+        self._look_at = self._next_look(tick.now)
+        return max(0.0, self._look_at - monotonic())
 
     # -- parts of a turn -----------------------------------------------------------------------
 
@@ -164,8 +184,14 @@ class Dispatcher:
             if future.done():
                 del self._in_flight[oid]
                 future.thread.join()
-                if future.result():
+                ended = future.result()
+                if ended.busy:
                     self._busy_until[oid] = now + BUSY_ELSEWHERE
+                if self._behind or ended.following is None or self.tick is None:
+                    self._look_at = 0.0
+                else:  # nobody waited for it: all that is new is when it is due again
+                    wait = (ended.following - self.tick.now).total_seconds()
+                    self._look_at = min(self._look_at, self._looked + wait)
         self._busy_until = {oid: t for oid, t in self._busy_until.items() if t > now}
 
     def _register(self, connection: AnyConnection, roll: Roll, tick: Tick) -> bool:
@@ -217,12 +243,11 @@ class Dispatcher:
             if oid in roll.graph:
                 self._runner.events.publish(ViewResumed(roll.graph[oid].label))
 
-    def _pause(self, now: datetime, looked: float) -> float:
-        moments = [looked + self._longest]
+    def _next_look(self, now: datetime) -> float:
+        moments = [self._looked + self._longest, *self._busy_until.values()]
         if self.decision.next_due is not None:
-            moments.append(looked + (self.decision.next_due - now).total_seconds())
-        moments.extend(self._busy_until.values())
-        return max(0.0, min(moments) - monotonic())
+            moments.append(self._looked + (self.decision.next_due - now).total_seconds())
+        return min(moments)
 
     # -- one view ------------------------------------------------------------------------------
 
@@ -234,8 +259,8 @@ class Dispatcher:
             self._done.add(oid)
         future.add_done_callback(lambda _: self._on_change())
 
-    def _refresh(self, oid: int, claim: Claim, roll: Roll, because: int | None) -> bool:
-        """Refresh a view, or skip it because of another; whether it is busy elsewhere."""
+    def _refresh(self, oid: int, claim: Claim, roll: Roll, because: int | None) -> _Ended:
+        """Refresh a view, or skip it because of another."""
         try:
             plan = make_plan(roll.graph, [oid], method=self._method, fallback=self._fallback)
             with self._runner.opened(plan, trigger="schedule") as run:
@@ -247,11 +272,11 @@ class Dispatcher:
                 self._on_outcome(outcome)
                 run.events.publish(RefreshFinished(run.run_id, outcome))
         except SlotTaken as taken:
-            return taken.busy
+            return _Ended(busy=taken.busy)
         except Exception:
             logger.exception("an unexpected error; the view is tried again")
-            return True
-        return False
+            return _Ended(busy=True)
+        return _Ended(following=claim.following if outcome else None)
 
     def _note(self, claim: Claim, outcome: RefreshOutcome) -> None:
         if self._schema is None:

@@ -204,6 +204,7 @@ class RefreshService:
             session.changed()
 
         def report(report: RefreshReport) -> None:
+            dispatcher.look_again()
             for outcome in report:
                 tally.count(outcome)
                 self._resume(dispatcher, outcome)

@@ -39,11 +39,14 @@ class ViewStatus(TypedDict):
 
 
 class FleetMember(TypedDict):
-    """One live process with a service on this database; `since` in Unix seconds."""
+    """One live process with a service on this database.
+
+    `since` in Unix seconds; None where the process has another role, whose times are hidden.
+    """
 
     host: str
     pid: int
-    since: float
+    since: float | None
     here: bool
 
 
