@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import UTC, datetime
 from time import monotonic
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 
+from mvrefresh.errors import DatabaseUnavailable
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.postgres.slots import read_tick
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.policy import RefreshPolicy
     from mvrefresh.refreshing.report import RefreshOutcome
     from mvrefresh.refreshing.schedule import Schedule
+
+
+logger = logging.getLogger("mvrefresh")
 
 
 def plan(
@@ -150,15 +155,31 @@ def refresh_due(
             database.schema.check(connection)
         roster.at(connection, read_tick(connection, None).fingerprint, strict=True)
         dispatcher.turn(connection)
-        while running := dispatcher.in_flight:
-            wait(running, return_when=FIRST_COMPLETED)
-            dispatcher.turn(connection)
+    try:
+        _see_to_the_end(dispatcher, database)
+    except BaseException:  # a signal of the host's: leave nothing running
+        runner.cancel()
+        wait(dispatcher.in_flight)
+        raise
     return RefreshReport(
         run_id=uuid4(),
         outcomes=tuple(outcomes),
         started_at=started_at,
         duration_ms=(monotonic() - started) * 1000,
     )
+
+
+def _see_to_the_end(dispatcher: Dispatcher, database: Database) -> None:
+    """Take up what becomes ready as the first ones end; without a database, wait for these."""
+    while running := dispatcher.in_flight:
+        wait(running, return_when=FIRST_COMPLETED)
+        try:
+            with database.dedicated() as connection:
+                dispatcher.turn(connection)
+        except (psycopg.Error, DatabaseUnavailable) as error:
+            logger.warning("refresh_due: what is due now cannot be looked at: %s", error)
+            wait(dispatcher.in_flight)
+            dispatcher.reap()
 
 
 def refresh_materialized_view(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 
+from mvrefresh.refreshing.threads import on_our_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from uuid import UUID
@@ -100,7 +102,7 @@ class ServiceStopped:
 
 @dataclass(frozen=True, slots=True)
 class ViewSuspended:
-    """A view is left alone by schedules, until any refresh of it succeeds.
+    """A view is left alone by schedules, until any refresh of it by the library succeeds.
 
     Attributes:
         because: The view that failed too often: itself, or one that it reads.
@@ -180,7 +182,10 @@ class EventBus:
         for callback in (log_event, *self._callbacks):
             try:
                 callback(event)
-            except (Exception, SystemExit):  # of a thread of ours: it must not end the run
+            except BaseException as error:
+                # A host's own thread is the host's: Ctrl-C in a callback is meant for it.
+                if not isinstance(error, Exception | SystemExit) and not on_our_thread():
+                    raise
                 logger.exception(
                     "a subscriber raised on %s; it stays subscribed", type(event).__name__
                 )

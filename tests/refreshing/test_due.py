@@ -237,7 +237,8 @@ def test_every_view_that_is_due_is_in_exactly_one_place(fleet):
     cared_for = rows.keys() & schedules.keys()
 
     def troubled(oid):
-        return [r for r in (oid, *upstream[oid]) if r in rows and rows[r].suspended_at is not None]
+        ours = (oid, *(upstream[oid] & schedules.keys()))
+        return [r for r in ours if r in rows and rows[r].suspended_at is not None]
 
     assert decision.suspended.keys() == {oid for oid in cared_for if troubled(oid)}
     assert all(because in troubled(oid) for oid, because in decision.suspended.items())
@@ -248,7 +249,8 @@ def test_every_view_that_is_due_is_in_exactly_one_place(fleet):
     assert decision.waiting == {o for o in due if o in busy or upstream[o] & (due | busy)}
     assert decision.busy == busy
     for oid in due - decision.waiting:
-        failing = [r for r in sorted(upstream[oid]) if r in rows and rows[r].failures]
+        ours = upstream[oid] & schedules.keys()
+        failing = [r for r in sorted(ours) if r in rows and rows[r].failures]
         assert decision.skip.get(oid) == (failing[0] if failing else None)
 
 
@@ -334,10 +336,23 @@ def test_a_failure_skips_all_that_read_it_at_any_depth():
     assert (decision.ready, decision.skip, decision.waiting) == ((1,), {}, {2, 3, 4})
 
 
-def test_a_failing_view_that_nobody_cares_for_skips_all_the_same():
-    rows, schedules, upstream = chain({"failures": 2}, {})
+def test_a_failing_view_that_nobody_cares_for_stops_nobody():
+    rows, schedules, upstream = chain({"failures": 2, "suspended_at": NOW}, {})
     del schedules[1], upstream[1]
+    assert decide(rows, schedules, upstream, NOW).ready == (2,)
+
+
+def test_one_that_is_cared_for_counts_also_where_it_is_not_asked_about():
+    rows, schedules, upstream = chain({"failures": 2}, {})
+    del schedules[1]
+    assert decide(rows, schedules, upstream, NOW, ours=[1, 2]).skip == {2: 1}
+
+
+def test_a_view_that_reads_tables_too_is_not_skipped():
+    rows, schedules, upstream = chain({"failures": 2}, {})
+    rows = chain_later(rows, 1)
     assert decide(rows, schedules, upstream, NOW).skip == {2: 1}
+    assert decide(rows, schedules, upstream, NOW, mixed=[2]).ready == (2,)
 
 
 def test_a_suspended_view_suspends_all_that_read_it_and_no_others():

@@ -330,7 +330,9 @@ class TestBreaker:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(mvrefresh.service.dispatcher, "read_tick", skipped_meanwhile)
-            report = mvrefresh.refresh_due(database, ["reader"], schedule=NEVER, policy=POLICY)
+            report = mvrefresh.refresh_due(
+                database, ["bad", "reader"], schedule=NEVER, policy=POLICY
+            )
         assert report.results == {}
         assert [h[0] for h in history()] == ["bad"]
 
@@ -340,7 +342,7 @@ class TestBreaker:
             list(
                 pool.map(
                     lambda _: mvrefresh.refresh_due(
-                        database, ["reader"], schedule=NEVER, policy=POLICY
+                        database, ["bad", "reader"], schedule=NEVER, policy=POLICY
                     ),
                     range(8),
                 )

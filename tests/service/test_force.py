@@ -93,7 +93,7 @@ def test_errors_are_typed(running, service_of):
     with pytest.raises(errors.UnknownView, match="nobody"):
         running.force(["nobody"])
     with pytest.raises(errors.NotAMaterializedView):
-        running.force(["base"], wait=False)
+        running.force(["base"], wait=False).result(10)
     with pytest.raises(errors.ConfigurationError, match="one name"):
         running.force("mv")
     running.stop()

@@ -43,6 +43,10 @@ class InMemoryMetricsStore:
         self._now = now
         self._lock = Lock()
 
+    def forget_parent(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock."""
+        self._lock = Lock()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._records)} of {self._records.maxlen} records)"
 

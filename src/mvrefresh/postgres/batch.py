@@ -10,13 +10,14 @@ Values are literals, composed by `psycopg.sql`: a message of several statements 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 from psycopg.rows import tuple_row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from psycopg import Connection
     from psycopg.rows import RowFactory
@@ -43,6 +44,18 @@ def run_batch(
         answers.append(cursor.fetchall() if cursor.description is not None else ())
         if not cursor.nextset():
             return answers
+
+
+@contextmanager
+def brief_transaction(connection: Connection[Any]) -> Iterator[None]:
+    """A transaction that writes, whatever the role's defaults, and never waits for long."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
+        connection.execute(
+            "SELECT set_config('lock_timeout', '2s', true),"
+            " set_config('statement_timeout', '10s', true)"
+        )
+        yield
 
 
 def fill(template: sql.SQL, **values: Any) -> sql.Composed:

@@ -231,6 +231,10 @@ class Database:
         """Close direct connections that are kept for the next refresh; others are opened then."""
         self._direct.trim()
 
+    def sever(self, crew: object) -> None:
+        """Hang up on a server that does not answer, wherever a thread of `crew` waits for it."""
+        self._direct.sever(crew)
+
     def close(self) -> None:
         """Close what this object opened; the host's pool stays open. Twice is once."""
         with self._lock:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, MvrefreshError
 from mvrefresh.postgres.faults import message_of
+from mvrefresh.refreshing.threads import current_crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ class DirectConnections:
     def __init__(self, connect: Callable[[], AnyConnection]) -> None:
         self._connect = connect
         self._idle: list[AnyConnection] = []
+        self._lent: dict[AnyConnection, object] = {}
         self._lock = Lock()
         self._closed = False
 
@@ -67,10 +69,18 @@ class DirectConnections:
         if self._closed:
             raise DatabaseUnavailable("this Database is closed")
         connection = (None if fresh else self._take_idle()) or self._open()
+        self._lent[connection] = current_crew()
         try:
             yield connection
         finally:
+            del self._lent[connection]
             self._give_back(connection)
+
+    def sever(self, crew: object) -> None:
+        """Hang up on the server wherever a thread of this crew waits for it."""
+        for connection, theirs in list(self._lent.items()):
+            if theirs is crew:
+                sever(connection)
 
     def _open(self) -> AnyConnection:
         try:
@@ -82,6 +92,17 @@ class DirectConnections:
         except psycopg.ProgrammingError:
             # The driver's message quotes the text, and the text may hold a password.
             raise DatabaseUnavailable("the connection string cannot be read") from None
+        except MvrefreshError:
+            raise
+        except Exception as error:
+            # A host's factory: its tunnel, its vault. Its words may hold a secret.
+            raise DatabaseUnavailable(
+                f"no connection to the database: connect= raised {type(error).__name__}"
+            ) from error
+        if not isinstance(connection, psycopg.Connection):
+            raise ConfigurationError(
+                f"connect= returned {type(connection).__name__}, not a psycopg.Connection"
+            )
         try:
             _make_ours(connection)
         except BaseException:
@@ -132,6 +153,6 @@ class DirectConnections:
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's connections alone, start with none."""
         # Closing them would say goodbye to the server on the parent's sockets.
-        _of_the_parent.append(self._idle)
-        self._idle = []
+        _of_the_parent.append((self._idle, self._lent))
+        self._idle, self._lent = [], {}
         self._lock = Lock()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.errors import MvrefreshError
 from mvrefresh.postgres.faults import message_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check_health(database: Database) -> DatabaseHealth:
             latency = (monotonic() - started) * 1000
             version = connection.info.server_version
             pooler = connection.info.backend_pid != pid
-    except (DatabaseUnavailable, psycopg.Error) as error:
+    except (MvrefreshError, psycopg.Error) as error:
         return DatabaseHealth("unhealthy", pool_used=used, pool_size=size, detail=message_of(error))
     pressed = used is not None and size is not None and size > 0 and used >= POOL_WARNING * size
     return DatabaseHealth(

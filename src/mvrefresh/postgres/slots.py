@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row, tuple_row
 
-from mvrefresh.postgres.batch import fill
+from mvrefresh.postgres.batch import brief_transaction, fill
 from mvrefresh.refreshing.due import Slot
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mvrefresh.postgres.schema import Schema
 
 _COLUMNS = sql.SQL(
-    "s.view::bigint, s.slot, s.registered_at, s.last_started_at, s.failures, s.suspended_at,"
-    " s.last_error, s.schedule"
+    # 'infinity', as somebody may write to pause a view, is no datetime
+    "s.view::bigint, least(s.slot, '9999-12-31') AS slot, s.registered_at, s.last_started_at,"
+    " s.failures, s.suspended_at, s.last_error, s.schedule"
 )
 
 
@@ -57,9 +58,11 @@ concat_ws(' ',
     (SELECT sum(hashtextextended(
                 concat_ws('.', c.oid, c.relnamespace, c.relname, c.relowner), 0))
        FROM pg_class c WHERE c.relkind = 'm'),
-    (SELECT sum(i.indexrelid::bigint * 2 + i.indisvalid::int)
+    (SELECT sum(hashint8extended(i.indexrelid::bigint * 2 + i.indisvalid::int, 0))
        FROM pg_index i WHERE i.indisunique AND i.indexrelid >= 16384),
     (SELECT sum(r.xmin::text::bigint) FROM pg_rewrite r WHERE r.ev_class >= 16384),
+    (SELECT sum(p.xmin::text::bigint) FROM pg_proc p
+      WHERE p.oid >= 16384 AND p.prosqlbody IS NOT NULL),
     current_setting('search_path'))
 """)
 _TICK = sql.SQL("""
@@ -96,6 +99,15 @@ def register(
         slots: Slot and schedule, by oid.
     """
     table = schema.identifier("schedule")
+    with brief_transaction(connection):
+        _register(connection, table, slots)
+
+
+def _register(
+    connection: Connection[Any],
+    table: sql.Identifier,
+    slots: Mapping[int, tuple[datetime, str]],
+) -> None:
     connection.execute(
         sql.SQL(
             "INSERT INTO {} (view, slot, schedule)"
@@ -180,7 +192,7 @@ def give_up(
                 "  AND %(error)s::text IS NOT NULL"
                 "  THEN coalesce(s.suspended_at, clock_timestamp()) ELSE s.suspended_at END"
                 " WHERE s.view = (SELECT o.view FROM {table} o"
-                "  WHERE o.view = %(view)s::oid AND o.slot = %(slot)s"
+                "  WHERE o.view = %(view)s::oid AND least(o.slot, '9999-12-31') = %(slot)s"
                 "  FOR NO KEY UPDATE SKIP LOCKED)"
                 " RETURNING {columns}"
             ).format(table=table, columns=_COLUMNS),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from mvrefresh.errors import RefreshCancelled
-from mvrefresh.postgres.direct import sever
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,14 +41,6 @@ class Cancellation:
         """Raise `RefreshCancelled` if the run is to end."""
         if self.requested:
             raise RefreshCancelled(view, "it was cancelled before it began")
-
-    def sever(self) -> None:
-        """Hang up where the server did not stop: it may be suspended, or the network gone."""
-        self.request()
-        with self._changed:
-            running = list(self._connections)
-        for connection in running:
-            sever(connection)
 
     @contextmanager
     def reaches(self, connection: AnyConnection) -> Iterator[None]:

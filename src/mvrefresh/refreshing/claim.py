@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mvrefresh.refreshing.due import next_slot, served_slot
+from mvrefresh.refreshing.report import Status
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,6 +42,8 @@ class Claim:
         self.started = now
         self.suspend_after = suspend_after
         self._slot = next_slot(row, schedule, now)
+        self.moved = False
+        """Whether the slot was moved by us, and will not be found due again at once."""
 
     def take(self, row: Slot | None, now: datetime) -> None:
         """Decide again, on the row as it is under the lock.
@@ -60,7 +63,7 @@ class Claim:
 
     def gave_up(self, row: Slot) -> str:
         """Take note of the row as it is after a failure or a skip; words for the record."""
-        before, self.row = self.row, row
+        before, self.row, self.moved = self.row, row, True
         if before.suspended_at is None and self.row.suspended_at is not None:
             return f"suspended after {self.row.failures} failures in a row"
         return ""
@@ -74,7 +77,7 @@ class Claim:
 
     def give_up_in_memory(self, outcome: RefreshOutcome) -> str:
         """As the database does it, where there is no table to keep it."""
-        failed = outcome.success is False
+        failed = outcome.status is Status.FAILED
         failures = self.row.failures + failed
         enough = failed and self.suspend_after is not None and failures >= self.suspend_after
         return self.gave_up(

@@ -23,6 +23,14 @@ class PlanOutdated(Exception):  # noqa: N818 - a signal to the step, not an erro
 
 
 @dataclass(frozen=True, slots=True)
+class Since:
+    """A moment of the database: what is committed by then, and its clock."""
+
+    snapshot: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Commission:
     """What one transaction is to do, and what its record will say.
 
@@ -32,7 +40,7 @@ class Commission:
         again: A former attempt of this run may have committed without our knowing.
         claim: The slot that is to be served; nothing is done if it is taken.
         unhurried: Somebody else's code runs inside the transaction: a store, a subscriber.
-        since: A snapshot; content that holds all it shows is as good as a new refresh.
+        since: A moment; content that holds all it shows is as good as a new refresh.
         before_commit: Called with the result before COMMIT; what it raises ends the transaction.
     """
 
@@ -47,7 +55,7 @@ class Commission:
     notify: bool = True
     again: bool = False
     claim: Claim | None = None
-    since: str | None = None
+    since: Since | None = None
     unhurried: bool = False
     before_commit: Callable[[Committed, Connection[Any]], None] | None = None
 

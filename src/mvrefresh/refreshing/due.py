@@ -84,7 +84,8 @@ class Decision:
 
     Attributes:
         ready: Due, and nothing that they read is; the longest overdue first.
-        skip: Due, but a view that they read fails (which one): nothing new is to be had.
+        skip: Due, but they read only views, and one of these fails (which one): nothing new is to
+            be had.
         suspended: Left alone (because of which view: itself, or one that it reads).
         waiting: Due, but busy, or behind a view that is.
         busy: Being refreshed, as the caller said.
@@ -107,6 +108,8 @@ def decide(
     upstream: Mapping[int, frozenset[int]],
     now: datetime,
     *,
+    ours: Collection[int] | None = None,
+    mixed: Collection[int] = (),
     busy: Collection[int] = (),
     held: Mapping[int, datetime] | None = None,
 ) -> Decision:
@@ -117,6 +120,10 @@ def decide(
         schedules: By oid.
         upstream: All materialized views that a view reads, at any depth.
         now: The database's clock.
+        ours: Views that are cared for, due or not: only their failures count for others, since
+            nobody may be there to mend one that left the schedules. By default all of them.
+        mixed: Views that read tables as well as views: they are refreshed while a view that they
+            read fails, since there may be news all the same.
         busy: Being refreshed, by this process or another.
         held: Not before these moments, however overdue: they spread a crowd.
     """
@@ -125,9 +132,11 @@ def decide(
         if oid in rows:
             due = due_at(rows[oid], schedule, now)
             dues[oid] = max(due, held[oid]) if held and oid in held else due
+    cared_for = schedules.keys() if ours is None else frozenset(ours)
     suspended: dict[int, int] = {}
     for oid in dues:
-        reason = _first(rows, (oid, *sorted(upstream.get(oid, ()))), suspended=True)
+        ours = sorted(upstream.get(oid, frozenset()) & cared_for)
+        reason = _first(rows, (oid, *ours), suspended=True)
         if reason is not None:
             suspended[oid] = reason
     due_now = {oid for oid, due in dues.items() if due <= now and oid not in suspended}
@@ -137,7 +146,10 @@ def decide(
         above = upstream.get(oid, frozenset())
         if oid in busy or above & in_the_way:
             waiting.add(oid)
-        elif (failing := _first(rows, sorted(above), suspended=False)) is not None:
+        elif (
+            oid not in mixed
+            and (failing := _first(rows, sorted(above & cared_for), suspended=False)) is not None
+        ):
             skip[oid] = failing
         else:
             ready.append(oid)

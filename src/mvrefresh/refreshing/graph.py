@@ -47,6 +47,11 @@ class ViewGraph:
     def __len__(self) -> int:
         return len(self._views)
 
+    @property
+    def views(self) -> list[MaterializedView]:
+        """All of them by name: an order that there is even where they read each other."""
+        return sorted(self._views.values(), key=lambda view: view.name)
+
     def __contains__(self, oid: object) -> bool:
         return oid in self._views
 

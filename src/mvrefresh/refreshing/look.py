@@ -29,6 +29,9 @@ SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
                         AND pg_snapshot_xmax(s.content_snapshot) >= pg_snapshot_xmax(w.since)
                         AND pg_snapshot_xmax(s.content_snapshot)
                             <= pg_snapshot_xmax(pg_current_snapshot())
+                        -- no snapshot knows of a foreign table or of the clock: begun later, read
+                        -- later
+                        AND s.last_started_at >= {since_at}::timestamptz
                         AND NOT EXISTS (SELECT FROM pg_snapshot_xip(s.content_snapshot) x
                                          WHERE x < pg_snapshot_xmax(w.since)
                                            AND pg_visible_in_snapshot(x, w.since))
@@ -36,17 +39,22 @@ SELECT n.nspname AS schema, c.relname AS name, c.relispopulated AS populated,
                   WHERE s.view = c.oid), false) AS holds,
        (SELECT count(*) FROM {state} s JOIN pg_class r ON r.oid = s.view AND r.xmin = s.xmin
          WHERE s.view = ANY ({reads}::oid[])) = cardinality({reads}::oid[]) AS all_known,
-       oldest.content_as_of AS oldest_as_of, oldest.content_snapshot::text AS oldest_snapshot
+       (SELECT CASE WHEN bool_and(s.content_as_of IS NOT NULL) THEN min(s.content_as_of) END
+          FROM {state} s WHERE s.view = ANY ({reads}::oid[])) AS oldest_as_of,
+       oldest.content_snapshot::text AS oldest_snapshot
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
-  LEFT JOIN LATERAL (SELECT s.content_as_of, s.content_snapshot FROM {state} s
+  -- the first by what it shows, not by a clock that may have been set
+  LEFT JOIN LATERAL (SELECT s.content_snapshot FROM {state} s
                       WHERE s.view = ANY ({reads}::oid[])
-                      ORDER BY s.content_as_of NULLS FIRST LIMIT 1) oldest ON true
+                      ORDER BY pg_snapshot_xmax(s.content_snapshot) NULLS FIRST,
+                               (SELECT count(*) FROM pg_snapshot_xip(s.content_snapshot)) DESC
+                      LIMIT 1) oldest ON true
  WHERE c.oid = {oid}::oid AND c.relkind = 'm'
 """)
 _NO_STATE = sql.SQL(
     "(SELECT NULL::oid AS view, NULL::xid AS xmin, NULL::timestamptz AS content_as_of,"
-    " NULL::pg_snapshot AS content_snapshot WHERE false)"
+    " NULL::pg_snapshot AS content_snapshot, NULL::timestamptz AS last_started_at WHERE false)"
 )
 
 
@@ -56,7 +64,16 @@ def look_at(
     """The view as it is now (names move; the oid does not), its state and its slot, locked."""
     state = _NO_STATE if order.schema is None else order.schema.identifier("state")
     oid, reads = order.view.oid, sorted(order.view.reads)
-    statements = [fill(_LOOK, state=state, oid=oid, reads=reads, since=order.since)]
+    statements = [
+        fill(
+            _LOOK,
+            state=state,
+            oid=oid,
+            reads=reads,
+            since=order.since and order.since.snapshot,
+            since_at=order.since and order.since.at,
+        )
+    ]
     if order.schema is not None:
         statements.insert(0, lock_state(order.schema, oid))
         if order.claim is not None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mvrefresh.errors import RecordingFailed
 from mvrefresh.events import RecordLost
 from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.metrics.store import RefreshRecord
+from mvrefresh.postgres.batch import brief_transaction
 from mvrefresh.postgres.faults import message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.refreshing.report import RefreshOutcome
     from mvrefresh.refreshing.run import Run
@@ -48,23 +46,11 @@ def record_afterwards(run: Run, outcome: RefreshOutcome) -> int | None:
     try:
         if not run.metrics_in_database:
             return run.metrics.record(record).id
-        with run.database.dedicated() as connection, _briefly(connection):
+        with run.database.dedicated() as connection, brief_transaction(connection):
             return run.metrics.record(record, connection=connection).id
     except Exception as error:  # noqa: BLE001 - whatever a host's store raises
         lost(run, outcome.view, error)
         return None
-
-
-@contextmanager
-def _briefly(connection: AnyConnection) -> Iterator[None]:
-    """A transaction that writes, whatever the role's defaults, and never waits for long."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION READ WRITE")
-        connection.execute(
-            "SELECT set_config('lock_timeout', '2s', true),"
-            " set_config('statement_timeout', '10s', true)"
-        )
-        yield
 
 
 def record_first(run: Run, outcome: RefreshOutcome, connection: AnyConnection) -> int | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mvrefresh.postgres.database import Database
     from mvrefresh.postgres.schema import Schema
     from mvrefresh.refreshing.cancellation import Cancellation
+    from mvrefresh.refreshing.commission import Since
     from mvrefresh.refreshing.plan import Plan
     from mvrefresh.refreshing.policy import RefreshPolicy
 
@@ -31,7 +32,7 @@ class Run:
     events: EventBus
     cancellation: Cancellation
     host: str
-    since: str | None = None
+    since: Since | None = None
 
     @property
     def schema(self) -> Schema | None:

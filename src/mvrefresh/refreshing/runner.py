@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
+    from mvrefresh.refreshing.commission import Since
     from mvrefresh.refreshing.plan import Plan, Step
 
 
@@ -65,7 +66,7 @@ class Runner:
         return PostgresMetricsStore(self.database)
 
     def run(
-        self, plan: Plan, *, since: str | None = None, trigger: str | None = None
+        self, plan: Plan, *, since: Since | None = None, trigger: str | None = None
     ) -> RefreshReport:
         """Carry out a plan, to the end of every step that can be reached.
 
@@ -73,8 +74,8 @@ class Runner:
 
         Args:
             plan: What to do.
-            since: A `pg_snapshot` of this database: a view that holds all it shows by the time
-                its turn comes is not refreshed again (`RefreshOutcome.shared`).
+            since: A moment of this database: a view that holds all that was committed by then,
+                when its turn comes, is not refreshed again (`RefreshOutcome.shared`).
             trigger: Who asks, for the record; by default as the policy says.
 
         Raises:
@@ -90,7 +91,7 @@ class Runner:
 
     @contextmanager
     def opened(
-        self, plan: Plan, *, since: str | None = None, trigger: str | None = None
+        self, plan: Plan, *, since: Since | None = None, trigger: str | None = None
     ) -> Iterator[Run]:
         """What the steps of a plan share while they run; `cancel` reaches them in the block."""
         run = Run(
@@ -138,15 +139,12 @@ class Runner:
         stopped = [c.cancel(max(0.0, deadline - monotonic())) for c in running]
         return all(stopped)
 
-    def sever(self) -> None:
-        """Hang up on a server that did not answer `cancel`."""
-        for cancellation in list(self._running):
-            cancellation.sever()
-
     def forget_parent(self) -> None:
         """In a forked child: what the parent runs is not ours to cancel."""
         self._running = set()
         self.events.forget_parent()
+        if isinstance(self.metrics, InMemoryMetricsStore):
+            self.metrics.forget_parent()
 
 
 class _Schedule:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.postgres.batch import brief_transaction
 from mvrefresh.postgres.faults import message_of
 from mvrefresh.postgres.slots import give_up
+from mvrefresh.refreshing.report import Status
 
 if TYPE_CHECKING:
     from mvrefresh.refreshing.claim import Claim
@@ -31,9 +33,9 @@ def give_up_slot(run: Run, claim: Claim, outcome: RefreshOutcome) -> str | None:
     """
     if run.schema is None:
         return claim.give_up_in_memory(outcome)
-    failed = outcome.success is False
+    failed = outcome.status is Status.FAILED  # who cancelled it knows why: that is no failure
     try:
-        with run.database.dedicated() as connection:
+        with run.database.dedicated() as connection, brief_transaction(connection):
             row = give_up(
                 connection,
                 run.schema,

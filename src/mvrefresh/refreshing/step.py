@@ -313,7 +313,7 @@ class StepRun:
         if self._claim is not None and not self._run.cancellation.requested:
             words = give_up_slot(self._run, self._claim, outcome)
             if words is None and status is Status.SKIPPED_UPSTREAM:
-                raise SlotTaken(busy=False)  # another process has skipped and recorded it
+                raise SlotTaken(busy=True)  # another has skipped and recorded it, or is at work
             outcome = replace(
                 outcome, reason=f"{outcome.reason}; {words}" if words else outcome.reason
             )

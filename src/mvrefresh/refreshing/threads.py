@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from threading import Thread, current_thread
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,20 @@ T = TypeVar("T")
 
 
 class OurThread(Thread):
-    """A thread of the library's: what a callback on it waits for may be waiting for it."""
+    """A thread of the library's: what a callback on it waits for may be waiting for it.
+
+    Its crew, a service's session say, is that of the thread that starts it, unless one is given.
+    """
+
+    def __init__(self, *, crew: object = None, **kwargs: Any) -> None:
+        super().__init__(daemon=True, **kwargs)
+        self.crew = crew if crew is not None else current_crew()
+
+
+def current_crew() -> object:
+    """The crew that the current thread belongs to; None for a host's thread."""
+    thread = current_thread()
+    return thread.crew if isinstance(thread, OurThread) else None
 
 
 def on_our_thread() -> bool:
@@ -34,6 +47,13 @@ class Work(Future[T], Generic[T]):
 
 def in_thread(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Work[T]:
     """Call `work` on a new daemon thread; the future has its result or what it raised."""
+    return crew_thread(None, name, work, *args, **kwargs)
+
+
+def crew_thread(
+    crew: object, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> Work[T]:
+    """As `in_thread`, as one of a crew."""
     future: Work[T] = Work()
     future.set_running_or_notify_cancel()
 
@@ -45,6 +65,6 @@ def in_thread(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         else:
             future.set_result(result)
 
-    future.thread = OurThread(target=run, name=name, daemon=True)
+    future.thread = OurThread(crew=crew, target=run, name=name)
     future.thread.start()
     return future

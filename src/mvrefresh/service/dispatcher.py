@@ -40,15 +40,23 @@ BUSY_ELSEWHERE: Final = 1.0
 STANDBY: Final = 5.0
 """Seconds between looks at a server that takes no writes."""
 
+_LOST: Final = 0.05  # seconds until a view is looked at again whose slot somebody else has moved
 _CROWD: Final = 4  # times `jobs`: so many overdue views are no crowd
 _SPREAD_MOST: Final = timedelta(seconds=30)
 _SPREAD_SHARE: Final = 0.1
 
 
 class _Ended(NamedTuple):
-    """What the thread of one view found: busy elsewhere, or served and when it is due again."""
+    """What the thread of one view found.
+
+    Attributes:
+        busy: The slot stays as it is, for now: somebody is at work, or it could not be moved.
+        fault: The latter: it is tried again after pauses that grow.
+        following: When it is due again, if we know.
+    """
 
     busy: bool = False
+    fault: bool = False
     following: datetime | None = None
 
 
@@ -97,7 +105,9 @@ class Dispatcher:
         self._suspended: dict[int, int] = {}
         self._back = not once
         self._looked = self._look_at = 0.0
-        self._behind = False
+        self._behind = self._again = False
+        self._stuck: dict[int, int] = {}
+        self._ended: set[int] = set()
         self.tick: Tick | None = None
         self.decision = Decision()
 
@@ -112,6 +122,12 @@ class Dispatcher:
         return set(self._in_flight)
 
     @property
+    def overdue_since(self) -> dict[int, datetime]:
+        """The views that were due at the last look, and that nobody has begun since."""
+        begun = {*self._in_flight, *self._ended, *self._busy_until}
+        return {oid: at for oid, at in self.decision.due_since.items() if oid not in begun}
+
+    @property
     def rows(self) -> dict[int, Slot]:
         """The rows of the last look, by oid."""
         if self._schema is None:
@@ -121,11 +137,13 @@ class Dispatcher:
     def lost_sight(self) -> None:
         """There was a time without looks: what became due meanwhile is spread."""
         self._back = True
+        self._stuck.clear()
+        self._busy_until.clear()
         self.look_again()
 
     def look_again(self) -> None:
         """Something changed that the last look does not know: the next turn looks."""
-        self._look_at = 0.0
+        self._again = True
 
     def turn(self, connection: AnyConnection) -> float:
         """Look, decide, begin what is ready.
@@ -138,7 +156,8 @@ class Dispatcher:
         """
         self.reap()
         looked = monotonic()
-        if looked < self._look_at:
+        again, self._again = self._again, False  # before the look: who comes later is not lost
+        if not again and looked < self._look_at:
             return self._look_at - looked
         tick = self.tick = read_tick(connection, self._schema)
         if tick.standby:
@@ -159,6 +178,8 @@ class Dispatcher:
             schedules,
             roll.upstream,
             tick.now,
+            ours=roll.schedules.keys(),
+            mixed=roll.mixed,
             busy={*self._in_flight, *self._busy_until},
             held=self._held,
         )
@@ -172,6 +193,7 @@ class Dispatcher:
                 self._begin(oid, claim, roll)
         self._looked = looked
         self._behind = bool(self.decision.waiting) or any(o not in self._in_flight for o in todo)
+        self._ended.clear()
         self._look_at = self._next_look(tick.now)
         return max(0.0, self._look_at - monotonic())
 
@@ -185,8 +207,15 @@ class Dispatcher:
                 del self._in_flight[oid]
                 future.thread.join()
                 ended = future.result()
-                if ended.busy:
-                    self._busy_until[oid] = now + BUSY_ELSEWHERE
+                self._ended.add(oid)
+                if ended.busy:  # a fault that stays is not tried without end, nor at full speed
+                    self._stuck[oid] = self._stuck.get(oid, 0) + ended.fault
+                    pause = BUSY_ELSEWHERE * 2 ** min(self._stuck[oid], 6)
+                    self._busy_until[oid] = now + pause
+                else:
+                    self._stuck.pop(oid, None)
+                    if ended.following is None:
+                        self._busy_until[oid] = now + _LOST
                 if self._behind or ended.following is None or self.tick is None:
                     self._look_at = 0.0
                 else:  # nobody waited for it: all that is new is when it is due again
@@ -201,6 +230,8 @@ class Dispatcher:
             schedule = roll.schedule_of(oid, None)
             new[oid] = (schedule.first(tick.now), str(schedule))
         if self._schema is None:
+            for gone in self._rows_here.keys() - roll.schedules.keys():
+                del self._rows_here[gone]
             for oid, (slot, text) in new.items():
                 self._rows_here[oid] = Slot(oid, slot, tick.now, schedule=text)
         elif new:
@@ -273,10 +304,12 @@ class Dispatcher:
                 run.events.publish(RefreshFinished(run.run_id, outcome))
         except SlotTaken as taken:
             return _Ended(busy=taken.busy)
-        except Exception:
+        except BaseException:
             logger.exception("an unexpected error; the view is tried again")
-            return _Ended(busy=True)
-        return _Ended(following=claim.following if outcome else None)
+            return _Ended(busy=True, fault=True)
+        if outcome:
+            return _Ended(following=claim.following)
+        return _Ended(busy=not claim.moved, fault=not claim.moved)
 
     def _note(self, claim: Claim, outcome: RefreshOutcome) -> None:
         if self._schema is None:

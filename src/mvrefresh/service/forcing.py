@@ -10,8 +10,9 @@ A view that reads other views can hold no more than they do, so these are brough
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -22,17 +23,23 @@ from mvrefresh.errors import NotRunning
 from mvrefresh.postgres.catalog import naming_the_kind
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.postgres.slots import read_tick
+from mvrefresh.refreshing.commission import Since
 from mvrefresh.refreshing.plan import make_plan
-from mvrefresh.refreshing.threads import Work, in_thread
+from mvrefresh.refreshing.threads import Work, crew_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeAlias
 
     from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.refreshing.plan import Fallback, Method, Plan, ViewLike
     from mvrefresh.refreshing.report import RefreshReport
     from mvrefresh.refreshing.runner import Runner
     from mvrefresh.service.roster import Roster
+
+    _Key: TypeAlias = tuple[frozenset[ViewLike] | None, bool]
+
+logger = logging.getLogger("mvrefresh")
 
 
 @dataclass(slots=True)
@@ -52,6 +59,7 @@ class Forcing:
         method, fallback: As `plan` takes them.
         on_report: Told of every report, before its callers are.
         on_change: Called when a refresh has ended.
+        crew: Whose threads its own are.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class Forcing:
         fallback: Fallback,
         on_report: Callable[[RefreshReport], None],
         on_change: Callable[[], None],
+        crew: object,
     ) -> None:
         self._runner = runner
         self._roster = roster
@@ -70,9 +79,9 @@ class Forcing:
         self._fallback: Fallback = fallback
         self._on_report = on_report
         self._on_change = on_change
+        self._crew = crew
         self._lock = Lock()
-        self._looking_up = Lock()
-        self._crowds: dict[tuple[frozenset[int] | None, bool], _Crowd] = {}
+        self._crowds: dict[_Key, _Crowd] = {}
         self._work: list[Work[None]] = []
         self._closed = False
 
@@ -91,11 +100,10 @@ class Forcing:
         """Ask for a refresh that begins from now on.
 
         Raises:
-            UnknownView: No such materialized view.
-            DatabaseUnavailable: It cannot be looked up.
             NotRunning: The service stops.
         """
-        key = self._oids(views), cascade
+        # By the names as they are: what they mean is looked up when the refresh begins.
+        key = None if views is None else frozenset(views), cascade
         future: Future[RefreshReport] = Future()
         with self._lock:
             if self._closed:
@@ -103,9 +111,14 @@ class Forcing:
             crowd = self._crowds.setdefault(key, _Crowd())
             crowd.gathering.append(future)
             if not crowd.serving:
-                crowd.serving = True
                 self._work = [work for work in self._work if not work.done()]
-                self._work.append(in_thread("mvrefresh-force", self._serve, key, crowd))
+                try:
+                    work = crew_thread(self._crew, "mvrefresh-force", self._serve, key, crowd)
+                except BaseException:  # the system has no threads left
+                    crowd.gathering.remove(future)
+                    raise
+                self._work.append(work)
+                crowd.serving = True
         return future
 
     def close(self) -> None:
@@ -115,28 +128,11 @@ class Forcing:
             refused = [f for crowd in self._crowds.values() for f in crowd.gathering]
             for crowd in self._crowds.values():
                 crowd.gathering = []
-        for future in refused:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(NotRunning("the service was stopped before it could begin"))
+        for future in filter(_begins, refused):
+            _fail(future, NotRunning("the service was stopped before it could begin"))
 
-    def _oids(self, views: Iterable[ViewLike] | None) -> frozenset[int] | None:
-        """Whom they mean, None for all; the catalog is read only for a name that is not known."""
-        if views is None:
-            return None
-        wanted, roll = list(views), self._roster.roll
-        if roll is not None:
-            with suppress(LookupError):  # it may have been made since
-                return frozenset(roll.graph.find(view).oid for view in wanted)
-        with (
-            self._looking_up,  # a crowd must not take a connection each
-            unavailable_when_lost(psycopg.Error),
-            self._runner.database.dedicated() as connection,
-        ):
-            roll = self._roster.at(connection, read_tick(connection, None).fingerprint)
-            with naming_the_kind(connection):
-                return frozenset(roll.graph.find(view).oid for view in wanted)
-
-    def _serve(self, key: tuple[frozenset[int] | None, bool], crowd: _Crowd) -> None:
+    def _serve(self, key: _Key, crowd: _Crowd) -> None:
+        """Serve one lot after the other, until nobody has gathered; nothing is left waiting."""
         while True:
             with self._lock:
                 lot, crowd.gathering = crowd.gathering, []
@@ -144,33 +140,63 @@ class Forcing:
                     crowd.serving = False
                     self._crowds.pop(key, None)
                     break
-            lot = [future for future in lot if future.set_running_or_notify_cancel()]
+            lot = [future for future in lot if _begins(future)]
             try:
                 report = self._refresh(*key)
-            except Exception as error:  # noqa: BLE001 - whoever waits gets it
-                for future in lot:
-                    future.set_exception(error)
-            else:
                 self._on_report(report)
+            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
                 for future in lot:
-                    future.set_result(report)
+                    _fail(future, error)
+            else:
+                for future in lot:
+                    _succeed(future, report)
         self._on_change()
 
-    def _refresh(self, oids: frozenset[int] | None, cascade: bool) -> RefreshReport:
+    def _refresh(self, views: frozenset[ViewLike] | None, cascade: bool) -> RefreshReport:
         with unavailable_when_lost(psycopg.Error), self._runner.database.dedicated() as connection:
-            plan, snapshot = self._plan(connection, oids, cascade=cascade)
+            plan, since = self._plan(connection, views, cascade=cascade)
         local = self._runner.policy.coordination == "local"
-        return self._runner.run(plan, since=None if local else snapshot, trigger="force")
+        return self._runner.run(plan, since=None if local else since, trigger="force")
 
     def _plan(
-        self, connection: AnyConnection, oids: frozenset[int] | None, *, cascade: bool
-    ) -> tuple[Plan, str | None]:
+        self, connection: AnyConnection, views: frozenset[ViewLike] | None, *, cascade: bool
+    ) -> tuple[Plan, Since | None]:
         tick = read_tick(connection, None)
         roll = self._roster.at(connection, tick.fingerprint)
         graph = roll.graph
-        wanted = {oid for oid in (roll.schedules if oids is None else oids) if oid in graph}
+        if views is None:
+            wanted = set(roll.schedules)
+        else:
+            with naming_the_kind(connection):
+                wanted = {graph.find(view).oid for view in views}
         if cascade:
             wanted |= graph.dependants(wanted)
         wanted |= graph.upstream(wanted)
         plan = make_plan(graph, wanted, method=self._method, fallback=self._fallback)
-        return plan, tick.snapshot or None
+        return plan, Since(tick.snapshot, tick.now) if tick.snapshot else None
+
+
+def _begins(future: Future[RefreshReport]) -> bool:
+    """Whether its caller has not cancelled it; from now on it cannot."""
+    with _whatever_its_callbacks_do():
+        return future.set_running_or_notify_cancel()
+    return False
+
+
+def _fail(future: Future[RefreshReport], error: BaseException) -> None:
+    with _whatever_its_callbacks_do():
+        future.set_exception(error)
+
+
+def _succeed(future: Future[RefreshReport], report: RefreshReport) -> None:
+    with _whatever_its_callbacks_do():
+        future.set_result(report)
+
+
+@contextmanager
+def _whatever_its_callbacks_do() -> Iterator[None]:
+    """One caller's callback must not keep the others from their answer."""
+    try:
+        yield
+    except BaseException:
+        logger.exception("a callback of a future of force() raised")

@@ -20,7 +20,6 @@ import psycopg
 
 from mvrefresh.errors import MvrefreshError
 from mvrefresh.events import HealthChanged, ServiceStarted, ServiceStopped
-from mvrefresh.postgres.direct import sever
 from mvrefresh.postgres.faults import message_of
 from mvrefresh.refreshing.threads import OurThread
 from mvrefresh.service.health import (
@@ -63,6 +62,7 @@ class Session:
     Args:
         runner: Whose events and database are used.
         roster, dispatcher, forcing, tally: The parts that it drives.
+        crew: Marks the session's threads.
         interval: Seconds between two looks at most: the health check.
         on_end: Called by the thread when all is over.
     """
@@ -75,6 +75,7 @@ class Session:
         forcing: Forcing,
         tally: Tally,
         *,
+        crew: object,
         interval: float,
         on_end: Callable[[Session], None],
     ) -> None:
@@ -85,6 +86,7 @@ class Session:
         self.tally = tally
         self.started_at = time()
         self.stopping = False
+        self._crew = crew
         self._interval = interval
         self._on_end = on_end
         self._wake = Event()
@@ -98,7 +100,7 @@ class Session:
         self._answered = monotonic()
         self._answered_at: float | None = None
         self._last_health = "healthy"
-        self.thread = OurThread(target=self.run, name="mvrefresh-service", daemon=True)
+        self.thread = OurThread(crew=crew, target=self.run, name="mvrefresh-service")
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -119,22 +121,24 @@ class Session:
         finally:
             self._disconnect()
             self.runner.database.trim()
-            self._on_end(self)
             self.runner.events.publish(ServiceStopped(self.tally.sum()))
+            self._on_end(self)
 
     def _turn(self) -> float:
         self._looking_since = monotonic()
+        before = self.dispatcher.tick
         try:
             pause = self.dispatcher.turn(self._connect())
         except (psycopg.Error, MvrefreshError, OSError) as error:
             return self._failed(message_of(error))
-        except Exception as error:
+        except BaseException as error:
             logger.exception("an unexpected error in the service; it goes on")
             return self._failed(message_of(error))
         finally:
             self._looking_since = None
         self._failures, self._error = 0, None
-        self._answered, self._answered_at = monotonic(), time()
+        if self.dispatcher.tick is not before:  # a turn without a look asked nobody
+            self._answered, self._answered_at = monotonic(), time()
         if pause > _LONG and not self.dispatcher.in_flight:
             self.runner.database.trim()
         return pause
@@ -157,7 +161,9 @@ class Session:
             connection = self._connections.enter_context(self.runner.database.dedicated())
             self._connection = connection
             connection.execute(
-                "SELECT set_config('application_name', %s, false)", (service_name(),)
+                "SELECT set_config('application_name', %s, false),"
+                " set_config('idle_session_timeout', '0', false)",  # we pause for as long as we do
+                (service_name(),),
             )
         return self._connection
 
@@ -173,9 +179,9 @@ class Session:
             self.dispatcher.reap()
             left = None if self._deadline is None else self._deadline - monotonic()
             if left is not None and left <= 0:
-                if not self.runner.cancel(_PATIENCE):
-                    self.runner.sever()
-                left = 0.05
+                if not self.runner.cancel(_PATIENCE) or left < -_PATIENCE:
+                    self.runner.database.sever(self._crew)
+                left = _GLANCE
             self._wake.wait(_GLANCE if left is None else min(left, _GLANCE))
             self._wake.clear()
 
@@ -195,13 +201,14 @@ class Session:
         self.forcing.close()
         self._wake.set()
 
-    def join(self) -> None:
-        """Wait until the thread is gone; a look that hangs is cut off."""
-        while self.thread.is_alive():
+    def join(self, limit: float | None = None) -> None:
+        """Wait until the thread is gone, or `limit` seconds; a look that hangs is cut off."""
+        end = None if limit is None else monotonic() + limit
+        while self.thread.is_alive() and (end is None or monotonic() < end):
             self.thread.join(0.1 if self._looking_since is not None else _PATIENCE)
-            since, connection = self._looking_since, self._connection
-            if since is not None and monotonic() - since > _PATIENCE and connection is not None:
-                sever(connection)
+            since = self._looking_since
+            if since is not None and monotonic() - since > _PATIENCE:
+                self.runner.database.sever(self._crew)
 
     @property
     def error(self) -> str | None:
@@ -213,6 +220,7 @@ class Session:
         looking = self._looking_since
         silent = monotonic() - (self._answered if looking is None else min(self._answered, looking))
         overdue, suspended = self._views_in_trouble()
+        roll = self.roster.roll
         return ServiceHealth(
             {
                 "service": Check()
@@ -222,6 +230,9 @@ class Session:
                 "pool": pool_check(self.runner.database.pool_use()),
                 "overdue": views_check("overdue", overdue),
                 "suspended": views_check("suspended", suspended),
+                "unknown": views_check(
+                    "no such view, or several", list(roll.unknown) if roll is not None else []
+                ),
             },
             self._answered_at,
         )
@@ -234,8 +245,8 @@ class Session:
             return [], []
         overdue = [
             oid
-            for oid, since in decision.due_since.items()
-            if (tick.now - since).total_seconds() > GRACE and oid not in decision.busy
+            for oid, since in self.dispatcher.overdue_since.items()
+            if (tick.now - since).total_seconds() > GRACE
         ]
         return (
             [roll.graph[oid].label for oid in overdue if oid in roll.graph],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mvrefresh.errors import ConfigurationError, UnknownView
+from mvrefresh.errors import ConfigurationError, MvrefreshError, UnknownView
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.refreshing.schedule import Every, Schedule, parse_schedule
 
@@ -29,17 +29,23 @@ class Roll:
         graph: All views of the database.
         schedules: By oid, of the views that are cared for; None: as the view's row says.
         upstream: All that each of them reads, at any depth.
+        order: Of the views that are cared for, each after all that it reads.
+        mixed: Views that read tables, not only views.
+        unknown: Names that are of no view now, or of several.
         fingerprint: Of the catalog; see `Tick`.
     """
 
     graph: ViewGraph
     schedules: Mapping[int, Schedule | None]
     upstream: Mapping[int, frozenset[int]]
+    order: tuple[int, ...]
+    mixed: frozenset[int]
+    unknown: tuple[str, ...]
     fingerprint: str
 
     def labels(self) -> tuple[str, ...]:
         """The views that are cared for, in the order in which they are refreshed."""
-        return tuple(view.label for view in self.graph.order(self.schedules))
+        return tuple(self.graph[oid].label for oid in self.order)
 
     def schedule_of(self, oid: int, row: Slot | None) -> Schedule:
         """The schedule of a view; where none was given that of its row, or the default."""
@@ -116,28 +122,42 @@ class Roster:
 
     def _call(self, graph: ViewGraph, fingerprint: str, *, strict: bool) -> Roll:
         schedules: dict[int, Schedule | None] = {}
+        unknown = []
         for name, schedule in self._wanted(graph):
             try:
                 schedules[graph.find(name).oid] = schedule
             except UnknownView:
                 if strict:
                     raise
+                unknown.append(str(name))
         return Roll(
             graph,
             schedules,
             {oid: frozenset(graph.upstream([oid])) for oid in schedules},
+            _order(graph, schedules),
+            frozenset(oid for oid in schedules if graph[oid].base_tables),
+            tuple(unknown),
             fingerprint,
         )
 
     def _wanted(self, graph: ViewGraph) -> Iterable[tuple[ViewLike, Schedule | None]]:
         if self._by_name is not None:
             return list(self._by_name.items())
-        views = list(graph) if self._views is None else self._views
+        views = graph.views if self._views is None else self._views
         return [(view, self._one) for view in views]
 
     def forget_parent(self) -> None:
         """In a forked child: a thread of the parent may have held the lock."""
         self._lock = Lock()
+
+
+def _order(graph: ViewGraph, oids: Iterable[int]) -> tuple[int, ...]:
+    """By what reads what; by name where views read each other in a circle, which has none."""
+    chosen = set(oids)
+    try:
+        return tuple(view.oid for view in graph.order(chosen))
+    except MvrefreshError:
+        return tuple(view.oid for view in graph.views if view.oid in chosen)
 
 
 def _check(schedule: object, what: str) -> None:

@@ -25,7 +25,7 @@ import os
 import weakref
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Final, Literal, overload
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, NotRunning, RefreshTimeout
 from mvrefresh.postgres.faults import unavailable_when_lost
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
     from mvrefresh.refreshing.schedule import Schedule
 
+_AT_EXIT: Final = 8.0  # seconds; a host's callback or store may never let go
 _services: weakref.WeakSet[RefreshService] = weakref.WeakSet()
 
 
@@ -67,7 +68,7 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     for service in list(_services):
         with suppress(Exception):
-            service.stop(timeout=0)
+            service._end_with_the_process()  # noqa: SLF001 - our own
 
 
 if hasattr(os, "register_at_fork"):
@@ -176,8 +177,13 @@ class RefreshService:
                 session = self._session
                 if session is None:
                     self._check()
-                    self._session = self._new_session()
-                    self._session.thread.start()
+                    session = self._new_session()
+                    self._session = session  # callbacks of its first events may ask for it
+                    try:
+                        session.thread.start()
+                    except BaseException:  # the system has no threads left
+                        self._session = None
+                        raise
                     return True
                 if not session.stopping:
                     return False
@@ -198,7 +204,7 @@ class RefreshService:
             self._roster.at(connection, tick.fingerprint, strict=True)
 
     def _new_session(self) -> Session:
-        tally = Tally()
+        tally, crew = Tally(), object()
 
         def changed() -> None:
             session.changed()
@@ -226,6 +232,7 @@ class RefreshService:
             fallback=self._fallback,
             on_report=report,
             on_change=changed,
+            crew=crew,
         )
         session = Session(
             self._runner,
@@ -233,6 +240,7 @@ class RefreshService:
             dispatcher,
             forcing,
             tally,
+            crew=crew,
             interval=self._interval,
             on_end=self._ended,
         )
@@ -241,7 +249,24 @@ class RefreshService:
     def _resume(self, dispatcher: Dispatcher, outcome: RefreshOutcome) -> None:
         roll = self._roster.roll
         if outcome and roll is not None:
-            dispatcher.resume({v.oid for v in roll.graph if v.label == outcome.view})
+            dispatcher.resume({v.oid for v in roll.graph.views if v.label == outcome.view})
+
+    def _told_to_stop(self, timeout: float | None) -> Session | None:
+        if on_our_thread():  # it may be needed for what holds the lock
+            session = self._session
+        else:
+            with self._lock:  # not between a start and its session
+                session = self._session
+        if session is not None:
+            session.ask_to_stop(timeout)
+        return session
+
+    def _end_with_the_process(self) -> None:
+        """Cancel in the server what runs; wait a little, but for nobody who does not let go."""
+        session = self._session
+        if session is not None:
+            session.ask_to_stop(0)
+            session.join(_AT_EXIT)
 
     def _ended(self, session: Session) -> None:
         with self._lock:
@@ -260,10 +285,9 @@ class RefreshService:
             timeout: Seconds after which refreshes that still run are cancelled in the server;
                 None waits for them. Of several calls the earliest end counts.
         """
-        session = self._session
+        session = self._told_to_stop(timeout)
         if session is None:
             return self._final
-        session.ask_to_stop(timeout)
         if not on_our_thread():
             session.join()
         return session.tally.sum() if self._session is session else self._final
@@ -314,7 +338,8 @@ class RefreshService:
         Raises:
             NotRunning: The service is not running, or was stopped before it could begin.
             RefreshTimeout: It took longer than `timeout`.
-            UnknownView: No such materialized view.
+            UnknownView: No such materialized view. This and the next are in the future, where one
+                is asked for.
             DatabaseUnavailable: The database cannot be reached.
             ConfigurationError: A callback asked with `wait=True`, and would wait for itself.
         """

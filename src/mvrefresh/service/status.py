@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.errors import MvrefreshError
 from mvrefresh.postgres.slots import Tick, read_tick
 from mvrefresh.refreshing.due import due_at
 
@@ -102,7 +102,7 @@ def service_status(
             if coordination == "schema":
                 tick = read_tick(connection, database.schema)
                 contents = _contents(connection, database)
-    except (psycopg.Error, DatabaseUnavailable) as away:
+    except (psycopg.Error, MvrefreshError) as away:
         error = str(away)
     figures = None if session is None else session.tally.sum()
     views = [] if session is None else _views(session, tick, contents)
@@ -164,7 +164,7 @@ def _views(
     rows = tick.rows or session.dispatcher.rows
     suspended = session.dispatcher.decision.suspended
     views: list[ViewStatus] = []
-    for view in roll.graph.order(roll.schedules):
+    for view in map(roll.graph.__getitem__, roll.order):
         row = rows.get(view.oid)
         schedule = roll.schedule_of(view.oid, row)
         started = None if row is None else row.last_started_at

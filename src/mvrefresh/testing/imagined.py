@@ -68,6 +68,9 @@ class ImaginedViews:
             graph,
             self.schedules,
             {oid: frozenset(graph.upstream([oid])) for oid in self.schedules},
+            order=tuple(view.oid for view in graph.order(self.schedules)),
+            mixed=frozenset(),
+            unknown=(),
             fingerprint="",
         )
         self.rows: dict[int, Slot] = {
@@ -133,7 +136,7 @@ class ImaginedViews:
         """What a service does about these."""
         schedules = {oid: each for oid, each in self.schedules.items() if oid in oids}
         with self._lock:
-            return decide(self.rows, schedules, self.roll.upstream, moment)
+            return decide(self.rows, schedules, self.roll.upstream, moment, ours=self.schedules)
 
     def statuses(self, running: Collection[int], suspended: Mapping[int, int]) -> list[ViewStatus]:
         """The views as `RefreshService.status` has them."""

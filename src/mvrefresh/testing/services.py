@@ -492,4 +492,11 @@ class RefreshServiceContract:
         eventually(lambda: service.health().checked_at)
         health = service.health()
         assert (health.status, health.detail) == ("healthy", "")
-        assert set(health.checks) == {"service", "database", "pool", "overdue", "suspended"}
+        assert set(health.checks) == {
+            "service",
+            "database",
+            "pool",
+            "overdue",
+            "suspended",
+            "unknown",
+        }

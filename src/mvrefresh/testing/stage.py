@@ -342,6 +342,7 @@ class Stage:
                 "pool": Check(),
                 "overdue": Check(),
                 "suspended": views_check("suspended", suspended),
+                "unknown": Check(),
             },
             checked_at=time(),
         )

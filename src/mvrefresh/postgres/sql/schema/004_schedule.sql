@@ -12,7 +12,7 @@ CREATE TABLE {schema}.schedule (
     last_error       text
 ) WITH (fillfactor = 50);
 
--- Any success resumes, whoever made it: by the library, by SQL, on schedule or by force.
+-- Any success through the library resumes, on schedule, by force or by hand.
 CREATE OR REPLACE FUNCTION {schema}.resume_schedule() RETURNS trigger
 LANGUAGE plpgsql AS $function$
 BEGIN
