@@ -52,11 +52,13 @@ class _Ended(NamedTuple):
     Attributes:
         busy: The slot stays as it is, for now: somebody is at work, or it could not be moved.
         fault: The latter: it is tried again after pauses that grow.
+        lost: Somebody else has served it.
         following: When it is due again, if we know.
     """
 
     busy: bool = False
     fault: bool = False
+    lost: bool = False
     following: datetime | None = None
 
 
@@ -214,7 +216,7 @@ class Dispatcher:
                     self._busy_until[oid] = now + pause
                 else:
                     self._stuck.pop(oid, None)
-                    if ended.following is None:
+                    if ended.lost and not self._once:
                         self._busy_until[oid] = now + _LOST
                 if self._behind or ended.following is None or self.tick is None:
                     self._look_at = 0.0
@@ -303,7 +305,7 @@ class Dispatcher:
                 self._on_outcome(outcome)
                 run.events.publish(RefreshFinished(run.run_id, outcome))
         except SlotTaken as taken:
-            return _Ended(busy=taken.busy)
+            return _Ended(busy=taken.busy, lost=not taken.busy)
         except BaseException:
             logger.exception("an unexpected error; the view is tried again")
             return _Ended(busy=True, fault=True)
