@@ -13,15 +13,20 @@ T = TypeVar("T")
 
 
 class _Flight(Generic[T]):
-    """A load that is under way."""
+    """A load that is under way.
 
-    __slots__ = ("began", "error", "landed", "result")
+    Attributes:
+        results: Its value, once there is one.
+        error: What it raised. Neither: it was broken off, and whoever waits is to begin again.
+    """
+
+    __slots__ = ("began", "error", "landed", "results")
 
     def __init__(self, began: float) -> None:
         self.began = began
         self.landed = Event()
-        self.error: BaseException | None = None
-        self.result: T | None = None
+        self.error: Exception | None = None
+        self.results: tuple[T, ...] = ()
 
 
 class Flights(Generic[T]):
@@ -43,28 +48,36 @@ class Flights(Generic[T]):
         """What `load` gives, called by one of those who ask for `key` at the same time.
 
         Raises:
-            Exception: What `load` raised, to every one of them; nobody tries again in turn.
+            Exception: What `load` raised, to every one of them; nobody tries again in turn. What
+                is no `Exception`, as `KeyboardInterrupt`, concerns the thread that it met, and no
+                other: another of them loads.
         """
-        with self._lock:
-            flight = self._flights.get(key)
-            mine = flight is None or self._clock() - flight.began > self._oldest
-            if mine:
-                flight = self._flights[key] = _Flight(self._clock())
-        assert flight is not None  # noqa: S101 - one of the two above
-        if not mine:
+        while True:
+            with self._lock:
+                flight = self._flights.get(key)
+                now = self._clock()
+                if flight is None or now - flight.began > self._oldest:
+                    flight = self._flights[key] = _Flight(now)
+                    break
             flight.landed.wait()
+            if flight.results:
+                return flight.results[0]
             if flight.error is not None:
-                raise flight.error
-            return flight.result  # type: ignore[return-value]
+                try:
+                    raise flight.error
+                finally:
+                    del flight  # it holds the error, which holds this frame
         try:
-            flight.result = load()
-        except BaseException as error:
+            result = load()
+        except Exception as error:
             flight.error = error
             raise
         else:
-            return flight.result
+            flight.results = (result,)
+            return result
         finally:
             with self._lock:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
             flight.landed.set()
+            del flight  # as above

@@ -9,19 +9,22 @@ still holds the old dict got it before the change, and its answer is one from be
 
 **Eviction is S3-FIFO** (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023)
 with one bit instead of two: new keys pass a small queue, and only those that are asked for again
-before its end reach the main one, so that a scan cannot wash it out. Above LRU in all traces that
-were tried; SIEVE falls behind it when popularity shifts.
+before its end reach the main one, so that a scan cannot wash it out. How long the small queue is
+follows what comes back after its eviction, as in ARC (Megiddo and Modha, FAST 2003): with a fixed
+share of 10 % it fell behind LRU where popularity shifted. `bench/hit_ratio.py` compares.
 
 **A record's value is never changed** once it is in a dict: a reader without a lock may hold it.
 
 **Time to live is kept by a sweeper**: all records live equally long, so the oldest is always in
-front, and a thread takes out what is over. `strict` reads the clock at every hit instead.
+front, and a thread takes out what is over.
+
+**Counters are exact** under the interpreter's lock: between reading and writing one of them nothing
+is called, so that no other thread comes between.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from operator import attrgetter
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -35,8 +38,9 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-_SMALL = 0.1  # share of the room for keys that were asked for once
-_value = attrgetter("value")
+_SMALL = 0.1  # share of the room for keys that were asked for once, at first
+_SMALL_LEAST, _SMALL_MOST = 0.02, 0.5
+_SLACK = 64  # what the queues may hold of what is gone, besides as much again as there is
 
 
 class Record(Generic[V]):
@@ -57,13 +61,19 @@ class MemoryTier(Generic[K, V]):
         ttl: Seconds that an entry lives at most; None: as long as its tag. `sweep` ends it.
         clock: Seconds; for tests.
 
+    Attributes:
+        entries: What is held; another dict after each change of the tag.
+        hits: Look-ups that were answered; whoever reads `entries` itself counts them.
+        generation: Counts the dicts. (The address of one that is gone may be that of another.)
+
     Raises:
         ConfigurationError: A parameter is out of bounds.
     """
 
     __slots__ = (
-        "_born", "_clock", "_evicted", "_expired", "_ghosts", "_lock", "_main", "_misses", "_small",
-        "_tag", "_ttl", "capacity", "entries", "hits",
+        "_born", "_clock", "_evicted", "_expired", "_gone_main", "_gone_small", "_lock", "_main",
+        "_misses", "_small", "_small_room", "_tag", "_ttl", "capacity", "entries", "generation",
+        "hits",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +89,7 @@ class MemoryTier(Generic[K, V]):
             raise ConfigurationError(f"ttl={ttl} is no time to live; None is for ever")
         self.capacity = capacity
         self.entries: dict[K, Record[V]] = {}
+        self.generation = 0
         self.hits = 0
         self._misses = 0
         self._ttl = ttl
@@ -86,14 +97,18 @@ class MemoryTier(Generic[K, V]):
         self._tag: Tag | None = None
         self._lock = Lock()
         self._evicted = self._expired = 0
+        self._small_room = _SMALL * capacity
         self._clear()
 
     def _clear(self) -> None:
         """Swap the dict; the old one is freed by whoever holds it last, outside the lock."""
         self.entries = {}
+        self.generation += 1
         self._small: deque[tuple[K, Record[V]]] = deque()
         self._main: deque[tuple[K, Record[V]]] = deque()
-        self._ghosts: OrderedDict[K, None] = OrderedDict()
+        # Keys that were evicted from the one queue and from the other, without their values.
+        self._gone_small: OrderedDict[K, None] = OrderedDict()
+        self._gone_main: OrderedDict[K, None] = OrderedDict()
         self._born: deque[tuple[float, K, Record[V]]] = deque()
 
     # -- reading: no lock ----------------------------------------------------------------------
@@ -112,27 +127,40 @@ class MemoryTier(Generic[K, V]):
     def get_many(self, keys: Sequence[K]) -> dict[K, V]:
         """Those of the keys that are here."""
         entries, found = self.entries, {}
+        hits = misses = 0
         for key in keys:
             record = entries.get(key)
-            if record is not None:
+            if record is None:
+                misses += 1
+            else:
                 record.visited = True
                 found[key] = record.value
-        self.hits += len(found)
-        self._misses += len(keys) - len(found)
+                hits += 1
+        self.hits += hits
+        self._misses += misses
         return found
 
     def all_of(self, keys: Sequence[K]) -> list[V] | None:
-        """The values of all keys in their order, at the speed of C; None if one is missing."""
+        """The values of all keys in their order, for little more than looking them up.
+
+        Returns:
+            None if one is missing; then nothing is counted, `get_many` is to be asked.
+        """
         entries = self.entries
         try:
-            records = list(map(entries.__getitem__, keys))
+            if len(entries) * 2 <= self.capacity:  # while there is room, nobody asks for the bits
+                found = [entries[key].value for key in keys]
+            else:
+                found = []
+                for key in keys:
+                    record = entries[key]
+                    record.visited = True
+                    found.append(record.value)
         except KeyError:
             return None
-        if len(entries) * 2 > self.capacity:  # while there is room, nobody asks for the bits
-            for record in records:
-                record.visited = True
-        self.hits += len(records)
-        return list(map(_value, records))
+        hits = len(found)
+        self.hits += hits
+        return found
 
     # -- writing: one at a time ----------------------------------------------------------------
 
@@ -157,63 +185,72 @@ class MemoryTier(Generic[K, V]):
             while len(entries) >= self.capacity:
                 self._evict()
         entries[key] = record
-        if self._ghosts.pop(key, MISSING) is MISSING:
-            self._small.append((key, record))
-        else:
-            self._main.append((key, record))
+        queue = self._main if self._came_back(key) else self._small
+        queue.append((key, record))
         if self._ttl is not None:
             self._born.append((now + self._ttl, key, record))
-        if len(self._small) + len(self._main) > 2 * len(entries) + 64:
-            self._forget_the_gone()
+        self._forget_the_gone()
+
+    def _came_back(self, key: K) -> bool:
+        """Whether it was evicted lately; then the queue that it fell out of was too short."""
+        small, main = self._gone_small, self._gone_main
+        if small.pop(key, MISSING) is not MISSING:
+            longer = self._small_room + max(1.0, len(main) / max(1, len(small)))
+            self._small_room = min(_SMALL_MOST * self.capacity, longer)
+            return True
+        if main.pop(key, MISSING) is not MISSING:
+            shorter = self._small_room - max(1.0, len(small) / max(1, len(main)))
+            self._small_room = max(_SMALL_LEAST * self.capacity, shorter)
+            return True
+        return False
 
     def _evict(self) -> None:
-        """Make room for one."""
-        entries = self.entries
-        if len(self._small) > _SMALL * self.capacity or not self._main:
-            key, record = self._small.popleft()
-            if entries.get(key) is not record:
-                return  # it was discarded, replaced or has expired
-            if record.visited:
-                record.visited = False
-                self._main.append((key, record))
-                return
-            del entries[key]
-            self._ghosts[key] = None
-            if len(self._ghosts) > self.capacity:
-                self._ghosts.popitem(last=False)
+        """Make room for one, or at least let one of them go on."""
+        if len(self._small) > self._small_room or not self._main:
+            queue, gone = self._small, self._gone_small
         else:
-            key, record = self._main.popleft()
-            if entries.get(key) is not record:
-                return
-            if record.visited:
-                record.visited = False
-                self._main.append((key, record))
-                return
-            del entries[key]
+            queue, gone = self._main, self._gone_main
+        key, record = queue.popleft()
+        if self.entries.get(key) is not record:
+            return  # it was discarded, replaced or has expired
+        if record.visited:
+            record.visited = False
+            self._main.append((key, record))
+            return
+        del self.entries[key]
         self._evicted += 1
+        gone[key] = None
+        if len(gone) > self.capacity:
+            gone.popitem(last=False)
 
     def _forget_the_gone(self) -> None:
+        """Keep the queues from holding much more than there is, and its values from being freed."""
         entries = self.entries
-        for queue in (self._small, self._main):
-            kept = [(key, record) for key, record in queue if entries.get(key) is record]
-            queue.clear()
-            queue.extend(kept)
+        bound = 2 * len(entries) + _SLACK
+        if len(self._small) + len(self._main) > bound:
+            self._small = deque(each for each in self._small if entries.get(each[0]) is each[1])
+            self._main = deque(each for each in self._main if entries.get(each[0]) is each[1])
+        if len(self._born) > bound:
+            self._born = deque(each for each in self._born if entries.get(each[1]) is each[2])
 
     def retag(self, tag: Tag | None) -> None:
         """Make `tag` the current one; what is held under another is gone at once."""
-        old = None
+        old = keys = None
         with self._lock:
-            if tag != self._tag or tag is None:
-                old = (self.entries, self._small, self._main, self._born)
-                self._tag = tag
+            if tag != self._tag:
+                old = (self.entries, self._born, self._small, self._main)
+                keys = (self._gone_small, self._gone_main)
                 self._clear()
-        del old  # a big dict takes its time to be freed: not under the lock
+                self._tag = tag  # after it: who reads the new one must not find the old dict
+        del old, keys  # a big dict takes its time to be freed: not under the lock
 
     def discard(self, keys: Iterable[K]) -> None:
         """Forget some keys."""
+        keys = list(keys)  # an iterable may run code of its own: not under the lock
         with self._lock:
             for key in keys:
                 self.entries.pop(key, None)
+            self._forget_the_gone()
 
     def sweep(self) -> float | None:
         """Take out what has lived long enough.
@@ -223,12 +260,17 @@ class MemoryTier(Generic[K, V]):
         """
         with self._lock:
             now, born, entries = self._clock(), self._born, self.entries
-            while born and born[0][0] <= now:
-                _, key, record = born.popleft()
-                if entries.get(key) is record:
+            while born:
+                end, key, record = born[0]
+                here = entries.get(key) is record
+                if here and end > now:
+                    break
+                born.popleft()
+                if here:
                     del entries[key]
                     self._expired += 1
-            return born[0][0] - now if born else None
+            self._forget_the_gone()
+            return self._born[0][0] - now if self._born else None
 
     def stats(self) -> TierStats:
         """Exact, as far as no thread is in the middle of a look-up."""

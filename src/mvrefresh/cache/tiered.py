@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import cachetools
 
 from mvrefresh.cache.flight import Flights
-from mvrefresh.cache.tier import MISSING, Loaded, Missing, Tag
+from mvrefresh.cache.tier import MISSING, Loaded, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from mvrefresh.cache.memory import MemoryTier
+    from mvrefresh.cache.tier import Tag
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -39,13 +40,13 @@ class TieredCache(Generic[K, V]):
     """
 
     __slots__ = (
-        "_as_of",
         "_current",
         "_flights",
         "_load",
+        "_lock",
         "_looking",
         "_negative",
-        "_negative_lock",
+        "_standing",
         "memory",
     )
 
@@ -62,19 +63,21 @@ class TieredCache(Generic[K, V]):
         self.memory = memory
         self._load = load
         self._current = current
-        self._as_of: datetime | None = None
         self._looking = Lock()
-        self._flights: Flights[Loaded[K, V]] = Flights(clock=clock)
-        # Its users' own words for "there is no such key": tag, so that a refresh ends it.
-        self._negative: cachetools.TTLCache[K, Tag | None] = cachetools.TTLCache(
+        self._flights: Flights[V | Missing] = Flights(clock=clock)
+        self._lock = Lock()  # of the two below
+        self._standing: tuple[Tag | None, datetime | None] = (None, None)
+        # The tag beside each key that does not exist, so that a refresh ends it. Even asking for
+        # the length of a TTLCache changes it.
+        self._negative: cachetools.TTLCache[K, Tag] = cachetools.TTLCache(
             negative_size, negative_ttl, timer=clock
         )
-        self._negative_lock = Lock()
 
     @property
     def as_of(self) -> datetime | None:
         """The moment for which everything that is held stands."""
-        return self._as_of
+        tag, moment = self._standing
+        return moment if tag == self.memory.tag else None
 
     def get(self, key: K) -> V | Missing:
         """The value, `MISSING` if the key does not exist.
@@ -86,13 +89,15 @@ class TieredCache(Generic[K, V]):
         return self.miss(key) if found is MISSING else found
 
     def miss(self, key: K) -> V | Missing:
-        """What to do when L1 does not have it: load it once for all who ask now."""
+        """What to do when L1 does not have it: load it once for all who ask now.
+
+        Counts nothing: the look-up in L1 has.
+        """
         if self._known_missing(key):
             return MISSING
-        memory = self.memory
         # Who comes after a change of the tag does not join a load that began before it.
-        loaded = self._flights.load((key, id(memory.entries)), lambda: self._fetch([key]))
-        return loaded.values.get(key, MISSING)
+        flight = (self.memory.generation, key)
+        return self._flights.load(flight, lambda: self._fetch_one(key))
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
         """The values of those keys that exist; what is missing is loaded in one read."""
@@ -103,19 +108,46 @@ class TieredCache(Generic[K, V]):
             found |= self._fetch(missing).values
         return found
 
+    def _fetch_one(self, key: K) -> V | Missing:
+        record = self.memory.entries.get(key)
+        if record is not None:  # another load ended between our look-up and this one's beginning
+            return record.value
+        if self._known_missing(key):
+            return MISSING
+        return self._fetch([key]).values.get(key, MISSING)
+
     def _fetch(self, keys: Sequence[K]) -> Loaded[K, V]:
         loaded = self._load(keys)
-        if loaded.tag is None or loaded.tag != self.memory.tag:
-            self.look_at_the_tag()
-        if loaded.tag is not None and loaded.tag == self.memory.tag:
-            self._as_of = loaded.as_of
-        self.memory.put_many(loaded.values, loaded.tag)
+        if loaded.tag != self.memory.tag:
+            self._settle(loaded.tag)
+        if loaded.tag is not None:
+            self.memory.put_many(loaded.values, loaded.tag)
+            self._note(loaded, keys)
+        return loaded
+
+    def _note(self, loaded: Loaded[K, V], keys: Sequence[K]) -> None:
+        """What else a read says of the current content: its moment, and what it does not hold."""
+        self._stand(loaded.tag, loaded.as_of)
         absent = [key for key in keys if key not in loaded.values]
-        if absent:
-            with self._negative_lock:
+        if absent and loaded.tag is not None and loaded.tag == self.memory.tag:
+            with self._lock:
                 for key in absent:
                     self._negative[key] = loaded.tag
-        return loaded
+
+    def _stand(self, tag: Tag | None, moment: datetime | None) -> None:
+        """The content `tag` stands for this moment at least, if it is the current one."""
+        with self._lock:
+            if tag != self.memory.tag:
+                return
+            known, before = self._standing
+            if tag != known or (moment is not None and (before is None or before < moment)):
+                self._standing = (tag, moment)
+
+    def _settle(self, tag: Tag | None) -> None:
+        """Find out which is current, `tag` or the one that is known; many may find it at once."""
+        with self._looking:
+            if tag != self.memory.tag:  # nobody else has found out meanwhile
+                self._look()
 
     def look_at_the_tag(self) -> None:
         """Ask which content is current, and hold nothing of any other; with the same, all stays.
@@ -124,20 +156,22 @@ class TieredCache(Generic[K, V]):
         committed. One after the other, so that no older answer overtakes a newer one.
         """
         with self._looking:
-            tag, self._as_of = self._current()
-            self.memory.retag(tag)
+            self._look()
+
+    def _look(self) -> None:
+        tag, moment = self._current()
+        self.memory.retag(tag)
+        self._stand(tag, moment)
 
     def _known_missing(self, key: K) -> bool:
-        if not self._negative:
-            return False
-        with self._negative_lock:
-            tag = self._negative.get(key, MISSING)
-        return tag is not MISSING and tag == self.memory.tag
+        with self._lock:
+            tag = self._negative.get(key)
+        return tag is not None and tag == self.memory.tag
 
     def discard(self, keys: Iterable[K]) -> None:
         """Forget some keys, and that they do not exist."""
         keys = list(keys)
         self.memory.discard(keys)
-        with self._negative_lock:
+        with self._lock:
             for key in keys:
                 self._negative.pop(key, None)

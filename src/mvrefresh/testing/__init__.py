@@ -1,11 +1,12 @@
 """For the tests of those who build on the library: a fake service, and contract suites.
 
-`FakeRefreshService` stands in for a service where a host's tests have no database. A store or a
-service of your own is one when it passes its suite: `MetricsStoreContract`,
-`RefreshServiceContract`. The suites need pytest, the rest does not; nothing else of the library
-imports this package.
+`FakeRefreshService` stands in for a service where a host's tests have no database. A store, a
+service or a cache tier of your own is one when it passes its suite: `MetricsStoreContract`,
+`RefreshServiceContract`, `TierContract`. The suites need pytest, the rest does not; nothing else of
+the library imports this package.
 
-Reading order: `records`, `imagined` (views without a database), `fake`; `stores`, `services`.
+Reading order: `records`, `imagined` (views without a database), `fake`; `stores`, `services`,
+`tiers`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from mvrefresh.testing.records import a_record
 if TYPE_CHECKING:
     from mvrefresh.testing.services import RefreshServiceContract, ServiceWorld
     from mvrefresh.testing.stores import MetricsStoreContract
+    from mvrefresh.testing.tiers import TierContract
 
 __all__ = [
     "FakeRefreshService",
     "MetricsStoreContract",
     "RefreshServiceContract",
     "ServiceWorld",
+    "TierContract",
     "a_record",
 ]
 
@@ -33,6 +36,7 @@ _SUITES = {
     "MetricsStoreContract": "mvrefresh.testing.stores",
     "RefreshServiceContract": "mvrefresh.testing.services",
     "ServiceWorld": "mvrefresh.testing.services",
+    "TierContract": "mvrefresh.testing.tiers",
 }
 
 
