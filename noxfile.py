@@ -20,7 +20,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    install(session, "test", "examples")
+    install(session, "test", "examples", "bench")
     session.run("pytest", *session.posargs)
 
 
@@ -57,7 +57,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    install(session, "test")
+    install(session, "test", "bench")
     session.run("python", "-m", "bench", *session.posargs)
 
 

@@ -24,17 +24,20 @@ from rich.console import Console
 from rich.table import Table
 from tests.servers import PostgresServer, postgres_bin_dir
 
-from bench import hierarchy_build, overhead, parallel, service
+from bench import hierarchy_build, hit_ratio, lookups, overhead, parallel, service
+from bench.hit_ratio import Score
 from bench.measure import Figure, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PARTS: dict[str, Callable[..., Sequence[Row | Figure]]] = {
+PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "overhead": overhead.run,
     "parallel": parallel.run,
     "hierarchy": hierarchy_build.run,
     "service": service.run,
+    "lookups": lookups.run,
+    "hit_ratio": hit_ratio.run,
 }
 
 
@@ -81,6 +84,23 @@ def figures_table(figures: list[Figure]) -> Table:
     return shown
 
 
+def scores_table(scores: list[Score]) -> Table:
+    """Hit ratios."""
+    shown = Table(title="of 100 look-ups so many are hits", title_justify="left")
+    for column in ("what", "against", "ours", "theirs", "above", ""):
+        shown.add_column(column, justify="left" if column in ("what", "against", "") else "right")
+    for score in scores:
+        shown.add_row(
+            score.what,
+            score.rival,
+            f"{score.ours:.2f}",
+            f"{score.theirs:.2f}",
+            f"{score.ours - score.theirs:+.2f}",
+            score.verdict,
+        )
+    return shown
+
+
 def main() -> int:
     """Run the parts; 1 if a promise is broken (never with --quick)."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -89,7 +109,7 @@ def main() -> int:
     parser.add_argument("--dsn", help="an empty database to use")
     parser.add_argument("--json", type=Path, default=Path("bench/results/latest.json"))
     wish = parser.parse_args()
-    found: list[Row | Figure] = []
+    found: list[Row | Figure | Score] = []
     with ExitStack() as stack:
         dsn = wish.dsn
         if dsn is None:
@@ -101,19 +121,23 @@ def main() -> int:
                 found += part(dsn, quick=wish.quick)
     rows = [each for each in found if isinstance(each, Row)]
     figures = [each for each in found if isinstance(each, Figure)]
+    scores = [each for each in found if isinstance(each, Score)]
     console = Console(width=max(160, Console().width))
     console.print(table(rows, ", ".join(f"{key} {value}" for key, value in about.items())))
     if figures:
         console.print(figures_table(figures))
+    if scores:
+        console.print(scores_table(scores))
     wish.json.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": about,
         "quick": wish.quick,
         "rows": [asdict(row) for row in rows],
         "figures": [asdict(figure) for figure in figures],
+        "scores": [asdict(score) for score in scores],
     }
     wish.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    broken = any(row.verdict == "BROKEN" for row in rows)
+    broken = any(each.verdict == "BROKEN" for each in (*rows, *scores))
     return 1 if broken and not wish.quick else 0
 
 

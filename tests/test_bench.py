@@ -7,6 +7,7 @@ import sys
 
 import orjson
 import pytest
+from bench.hit_ratio import Score
 from bench.measure import Row
 
 
@@ -29,6 +30,19 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     assert figures["round trips of a turn"] == figures["statements of a turn"] == 1
     assert figures["server's time of a turn"] > 0
     assert figures["statements a minute at rest"] >= 0
+    rivals = {row["rival"] for row in document["rows"] if row["what"].startswith("a hit, ")}
+    assert {rival.split()[0] for rival in rivals} == {"dict.get", "cachetools", "cachebox"}
+    scores = document["scores"]
+    assert len(scores) == 2 * (3 * 3 * 2 + 1)
+    assert all(0 < score[whose] < 100 for score in scores for whose in ("ours", "theirs"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "promised", "verdict"),
+    [(50.0, True, "holds"), (49.9, True, "BROKEN"), (49.9, False, ""), (51.0, False, "")],
+)
+def test_a_hit_ratio_is_promised_not_to_be_lower(ours, promised, verdict):
+    assert Score("trace", "theirs", ours, 50.0, promised).verdict == verdict
 
 
 @pytest.mark.parametrize(
