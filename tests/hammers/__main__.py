@@ -1,4 +1,4 @@
-"""`nox -s hammer`: the long runs, on servers of their own."""
+"""`nox -s hammer`: the long runs, on servers of their own; `--only cache` needs none."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import argparse
 from contextlib import closing
 
 import psycopg
-from tests.hammers import fleet
+from tests.hammers import cache, fleet
 from tests.pooler import PgBouncer
 from tests.servers import PostgresServer, postgres_bin_dir
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pg", type=int, default=18, help="major of the server")
-    parser.add_argument("--seconds", type=float, default=30, help="how long a fleet runs")
-    arguments = parser.parse_args()
+def fleets(arguments: argparse.Namespace) -> None:
     with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
         numbers = iter(range(100))
 
@@ -37,6 +33,26 @@ def main() -> None:
         print(f"256 callers of force(): {fleet.crowd(database())} refreshes")
     with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
         print(f"restarts of the server: {fleet.restarts(server)}")
+
+
+def caches(arguments: argparse.Namespace) -> None:
+    audit = cache.run(seed=arguments.seed, seconds=arguments.seconds)
+    print(f"{cache.READERS} readers of one cache, seed {arguments.seed}: {audit}")
+
+
+HAMMERS = {"cache": caches, "fleet": fleets}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=HAMMERS, help="one of them")
+    parser.add_argument("--pg", type=int, default=18, help="major of the server")
+    parser.add_argument("--seconds", type=float, default=30, help="how long each runs at least")
+    parser.add_argument("--seed", type=int, default=1, help="of what the cache's readers ask for")
+    arguments = parser.parse_args()
+    for name, hammer in HAMMERS.items():
+        if arguments.only in (None, name):
+            hammer(arguments)
 
 
 if __name__ == "__main__":
