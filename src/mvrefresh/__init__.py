@@ -13,6 +13,8 @@ from mvrefresh.api import (
 )
 from mvrefresh.errors import MvrefreshError
 from mvrefresh.events import Event, EventBus
+from mvrefresh.hierarchy.node import Answer, HierarchyCounts, HierarchyNode
+from mvrefresh.hierarchy.resolver import OptimizedHierarchyResolver
 from mvrefresh.hierarchy.source import HierarchySource
 from mvrefresh.metrics.memory import InMemoryMetricsStore
 from mvrefresh.metrics.postgres import PostgresMetricsStore
@@ -32,6 +34,7 @@ from mvrefresh.service.status import ServiceStatus
 from mvrefresh.usage.source import UsageSource
 
 __all__ = [
+    "Answer",
     "Check",
     "Cron",
     "Database",
@@ -40,12 +43,15 @@ __all__ = [
     "EventBus",
     "Every",
     "FinalMetrics",
+    "HierarchyCounts",
+    "HierarchyNode",
     "HierarchySource",
     "InMemoryMetricsStore",
     "MaterializedView",
     "MetricsStore",
     "MetricsSummary",
     "MvrefreshError",
+    "OptimizedHierarchyResolver",
     "Plan",
     "PostgresMetricsStore",
     "RefreshOutcome",

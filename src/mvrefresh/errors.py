@@ -7,6 +7,8 @@ One tree; every class says in `fix` what to do about it, and every message ends 
     ├── UnknownView                 no such materialized view (also a LookupError)
     │   ├── NotAMaterializedView    there is one of that name, but of another kind
     │   └── AmbiguousView           several schemas have one of that name
+    ├── UnknownEntity               the hierarchy has no entity of that id (also a LookupError)
+    ├── ContentTooOld               what could be read is older than the caller allows
     ├── DatabaseUnavailable         no connection was to be had
     │   ├── PoolExhausted           the host's pool had none free in time
     │   └── ForkedPool              the pool belongs to the parent process
@@ -83,6 +85,26 @@ class AmbiguousView(UnknownView):
     """Several schemas have a materialized view of that name, none of them on the search path."""
 
     fix = "Write the schema before the name."
+
+
+class UnknownEntity(MvrefreshError, LookupError):
+    """The hierarchy has no entity of that id.
+
+    Attributes:
+        entity_id: The id.
+    """
+
+    fix = "Check the id and its type; a new entity is found within seconds of its commit."
+
+    def __init__(self, entity_id: object) -> None:
+        self.entity_id = entity_id
+        super().__init__(f"there is no entity {entity_id!r:.200}")
+
+
+class ContentTooOld(MvrefreshError):
+    """What could be read is older than the caller allows, and it did not want a live read."""
+
+    fix = 'Refresh the view, allow a greater max_staleness, or make the resolver with stale="live".'
 
 
 class DatabaseUnavailable(MvrefreshError):

@@ -50,9 +50,13 @@ class AgainstAModel(RuleBasedStateMachine):
         self.tier = MemoryTier(capacity, ttl, clock=self.clock)
         self.tag = None
         self.model = {}
+        self.retag(TAGS[0])
         self.asked = self.found = self.number = 0
 
-    @rule(tag=st.sampled_from([None, *TAGS]))
+    @rule(tag=st.sampled_from([None, *TAGS]), again=st.integers(0, 3))
+    def retag_at_times(self, tag, again):
+        self.retag(self.tag if again else tag)
+
     def retag(self, tag):
         before = self.tier.entries
         self.tier.retag(tag)
@@ -202,6 +206,18 @@ def test_a_sweep_frees_the_values_too():
     assert tier.sweep() == 9
     assert list(tier.entries) == [1]
     check_the_queues(tier)
+
+
+def test_a_sweep_waits_for_what_is_there():
+    clock = Clock()
+    tier = a_tier(ttl=10, clock=clock)
+    tier.put_many({"a": 1}, tier.tag)
+    clock.now += 4
+    tier.put_many({"b": 1}, tier.tag)
+    tier.discard(["a"])
+    assert tier.sweep() == 10
+    tier.discard(["b"])
+    assert tier.sweep() is None
 
 
 def test_what_was_asked_for_again_outlives_a_scan():

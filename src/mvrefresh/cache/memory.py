@@ -71,8 +71,23 @@ class MemoryTier(Generic[K, V]):
     """
 
     __slots__ = (
-        "_born", "_clock", "_evicted", "_expired", "_gone_main", "_gone_small", "_lock", "_main",
-        "_misses", "_small", "_small_room", "_tag", "_ttl", "capacity", "entries", "generation",
+        "__weakref__",
+        "_born",
+        "_clock",
+        "_evicted",
+        "_expired",
+        "_gone_main",
+        "_gone_small",
+        "_lock",
+        "_main",
+        "_misses",
+        "_small",
+        "_small_room",
+        "_tag",
+        "_ttl",
+        "capacity",
+        "entries",
+        "generation",
         "hits",
     )  # fmt: skip
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol,
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
     from uuid import UUID
 
 K = TypeVar("K")
@@ -56,12 +55,13 @@ class Loaded(Generic[K, V]):
         values: By key; a key that is not in it does not exist.
         tag: Of the content; None where nobody can tell (the view was refreshed by somebody else,
             or is not tracked): such values are returned and not kept.
-        as_of: The moment for which the content stands, by the database's clock.
+        as_of: The moment for which the content stands, on this process's monotonic clock: its age
+            was read with it, so that no clock has to agree with another.
     """
 
     values: Mapping[K, V]
     tag: Tag | None
-    as_of: datetime | None = None
+    as_of: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

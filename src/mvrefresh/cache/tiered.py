@@ -18,7 +18,6 @@ from mvrefresh.cache.tier import MISSING, Loaded, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from datetime import datetime
 
     from mvrefresh.cache.memory import MemoryTier
     from mvrefresh.cache.tier import Tag
@@ -54,7 +53,7 @@ class TieredCache(Generic[K, V]):
         self,
         memory: MemoryTier[K, V],
         load: Callable[[Sequence[K]], Loaded[K, V]],
-        current: Callable[[], tuple[Tag | None, datetime | None]],
+        current: Callable[[], tuple[Tag | None, float | None]],
         *,
         negative_ttl: float = 5.0,
         negative_size: int = 10_000,
@@ -66,7 +65,7 @@ class TieredCache(Generic[K, V]):
         self._looking = Lock()
         self._flights: Flights[V | Missing] = Flights(clock=clock)
         self._lock = Lock()  # of the two below
-        self._standing: tuple[Tag | None, datetime | None] = (None, None)
+        self._standing: tuple[Tag | None, float | None] = (None, None)
         # The tag beside each key that does not exist, so that a refresh ends it. Even asking for
         # the length of a TTLCache changes it.
         self._negative: cachetools.TTLCache[K, Tag] = cachetools.TTLCache(
@@ -74,7 +73,7 @@ class TieredCache(Generic[K, V]):
         )
 
     @property
-    def as_of(self) -> datetime | None:
+    def as_of(self) -> float | None:
         """The moment for which everything that is held stands."""
         tag, moment = self._standing
         return moment if tag == self.memory.tag else None
@@ -134,7 +133,7 @@ class TieredCache(Generic[K, V]):
                 for key in absent:
                     self._negative[key] = loaded.tag
 
-    def _stand(self, tag: Tag | None, moment: datetime | None) -> None:
+    def _stand(self, tag: Tag | None, moment: float | None) -> None:
         """The content `tag` stands for this moment at least, if it is the current one."""
         with self._lock:
             if tag != self.memory.tag:

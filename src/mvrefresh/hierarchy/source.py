@@ -127,6 +127,10 @@ class HierarchySource:
             )
         )
 
+    def names(self, *, ltree_schema: str | None = None) -> dict[str, sql.Composable]:
+        """Table, columns and types as statements use them; the table is `e` there."""
+        return self._names(with_data=True, ltree_schema=ltree_schema)
+
     def _names(self, *, with_data: bool, ltree_schema: str | None) -> dict[str, sql.Composable]:
         def column(alias: str, name: str | None) -> sql.Composable:
             return sql.Identifier(alias, name if name is not None else self.id)

@@ -133,14 +133,33 @@ class Database:
             DatabaseUnavailable: The database cannot be reached.
         """
         pool = self._pool()
+        connection = self._checked_out(pool)
         try:
-            connection = pool.getconn(self._timeout)
+            with unavailable_when_lost(), connection.transaction():
+                yield connection
+        finally:
+            pool.putconn(connection)
+
+    def _checked_out(self, pool: AnyPool) -> AnyConnection:
+        try:
+            connection: AnyConnection = pool.getconn(self._timeout)
         except psycopg_pool.PoolTimeout:
             raise self._why_no_connection(pool) from None
         except (psycopg.OperationalError, psycopg_pool.PoolClosed) as error:
             raise DatabaseUnavailable(f"no connection to the database: {error}") from error
+        return connection
+
+    @contextmanager
+    def reader(self) -> Iterator[AnyConnection]:
+        """A connection of the pool for one statement that reads: no transaction around it.
+
+        Raises:
+            PoolExhausted, DatabaseUnavailable: As `connection`.
+        """
+        pool = self._pool()
+        connection = self._checked_out(pool)
         try:
-            with unavailable_when_lost(), connection.transaction():
+            with unavailable_when_lost():
                 yield connection
         finally:
             pool.putconn(connection)

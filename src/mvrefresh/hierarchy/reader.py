@@ -1,0 +1,180 @@
+"""Reads a hierarchy from PostgreSQL: values and the tag of their view in one statement."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib.resources import files
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from mvrefresh.cache.tier import Loaded, Tag
+from mvrefresh.errors import ConfigurationError, MvrefreshError
+from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
+from mvrefresh.postgres import definition
+from mvrefresh.postgres.faults import message_of, unavailable_when_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mvrefresh.hierarchy.source import HierarchySource
+    from mvrefresh.postgres.database import Database
+
+_SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16, and before
+_POSTGRES_16: Final = 16_00_00
+
+Lineage = tuple[HierarchyNode, tuple[HierarchyNode, ...]]
+"""An entity, and its ancestors from the root down."""
+
+
+class HierarchyReader:
+    """Reads ancestors, counts and subtrees. Any thread may ask.
+
+    Args:
+        database: Where the views and the table are.
+        source: Their names.
+        tracked: Whether the library's tables tell which content a view has.
+    """
+
+    def __init__(self, database: Database, source: HierarchySource, *, tracked: bool) -> None:
+        self._database = database
+        self._source = source
+        self._tracked = tracked
+        self._texts: dict[tuple[str, int], sql.Composed] = {}
+
+    # -- from the views ------------------------------------------------------------------------
+
+    def lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
+        """Entities and their ancestors, from the view."""
+        rows = self._read("ancestors", ids)
+        return _loaded(rows, {row[3]: _lineage(row[3:]) for row in rows if row[3] is not None})
+
+    def counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
+        """What lies below entities, from the view."""
+        rows = self._read("counts", ids)
+        return _loaded(
+            rows, {row[3]: HierarchyCounts(*row[4:]) for row in rows if row[3] is not None}
+        )
+
+    def current(self, view: int) -> tuple[Tag | None, float | None]:
+        """The tag of one of the source's views (by its place), and the moment it stands for."""
+        if not self._tracked:
+            return None, None
+        with self._connection() as connection:
+            rows = connection.execute(self._tag(view)).fetchall()
+        if not rows:
+            return None, None
+        number, token, _, age = rows[0]
+        return Tag(number, token), _moment(age)
+
+    # -- from the table ------------------------------------------------------------------------
+
+    def live_lineages(self, ids: Sequence[Any]) -> dict[Any, Lineage]:
+        """As `lineages`, from the table itself: true now, and dearer."""
+        return {row[0]: _lineage(row) for row in self._read("live_ancestors", ids)}
+
+    def live_counts(self, ids: Sequence[Any]) -> dict[Any, HierarchyCounts]:
+        """As `counts`, from the table itself."""
+        return {row[0]: HierarchyCounts(*row[1:]) for row in self._read("live_counts", ids)}
+
+    def subtree(
+        self, entity: Any, *, depth: int | None, limit: int | None, after: HierarchyNode | None
+    ) -> Loaded[Any, tuple[HierarchyNode, ...]]:
+        """The entities below one, in the order of their paths; under the entity's own key."""
+        rows = self._read(
+            "descendants",
+            {
+                "id": entity,
+                "depth": depth,
+                "limit": limit,
+                "after_path": None if after is None else after.path,
+                "after_id": entity if after is None else after.id,
+            },
+        )
+        nodes = tuple(HierarchyNode(*row[3:]) for row in rows if row[3] is not None)
+        return _loaded(rows, {entity: nodes} if rows else {})
+
+    # -- how -----------------------------------------------------------------------------------
+
+    def _read(self, name: str, what: Sequence[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
+        values = what if isinstance(what, dict) else (list(what),)
+        with self._connection() as connection:
+            query = self._text(name, connection.info.server_version)
+            cursor = connection.cursor(row_factory=tuple_row, binary=True)
+            try:
+                return cursor.execute(query, values).fetchall()
+            except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as no:
+                raise self._why(no, what) from no
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
+        with unavailable_when_lost(), self._database.reader() as connection:
+            yield connection
+
+    def _why(self, error: psycopg.Error, what: object) -> MvrefreshError:
+        if isinstance(error, psycopg.errors.UndefinedTable):
+            return ConfigurationError(
+                f"{message_of(error)}: create the views with HierarchySource(...).create, and the "
+                "library's tables with `mvrefresh schema --apply`"
+            )
+        return ConfigurationError(
+            f"these ids are not of the type of column {self._source.id}: {what!r:.200} "
+            f"({message_of(error)})"
+        )
+
+    def _text(self, name: str, version: int) -> sql.Composed:
+        key = name, version
+        if key not in self._texts:
+            self._texts[key] = self._compose(name, version)
+        return self._texts[key]
+
+    def _compose(self, name: str, version: int) -> sql.Composed:
+        source = self._source
+        ancestors, counts, _ = source.views
+        file = files("mvrefresh.hierarchy.sql.read").joinpath(f"{name}.sql")
+        return sql.SQL(file.read_text(encoding="utf-8")).format(
+            **source.names(),
+            ancestor_name=sql.Identifier("a", source.name or source.id),
+            ancestors=definition.identifier(ancestors),
+            counts=definition.identifier(counts),
+            tag=self._tag(1 if name == "counts" else 0),
+            least=sql.Literal(_SMALLEST_LABEL_CHARACTER[version >= _POSTGRES_16]),
+        )
+
+    def _tag(self, view: int) -> sql.Composed:
+        if not self._tracked:
+            return sql.Composed([_NO_TAG])
+        file = files("mvrefresh.hierarchy.sql.read").joinpath("tag.sql")
+        name = definition.identifier(self._source.views[view]).as_string(None)
+        return sql.SQL(file.read_text(encoding="utf-8")).format(
+            state=self._database.schema.identifier("state"), view_name=sql.Literal(name)
+        )
+
+
+_NO_TAG = sql.SQL(
+    "SELECT NULL::bigint AS refresh_no, NULL::uuid AS content_token,"
+    " NULL::timestamptz AS content_as_of, NULL::float8 AS age WHERE false"
+)
+
+
+def _lineage(row: tuple[Any, ...]) -> Lineage:
+    entity, path, name, ids, paths, names = row
+    return (
+        HierarchyNode(entity, path, name),
+        tuple(map(HierarchyNode._make, zip(ids, paths, names, strict=True))),
+    )
+
+
+def _loaded(rows: list[tuple[Any, ...]], values: dict[Any, Any]) -> Loaded[Any, Any]:
+    number, token, age = rows[0][:3] if rows else (None, None, None)
+    tag = Tag(number, token) if isinstance(token, UUID) else None
+    return Loaded(values, tag, _moment(age))
+
+
+def _moment(age: float | None) -> float | None:
+    """So long ago on our own clock, which nobody can set."""
+    return None if age is None else monotonic() - age

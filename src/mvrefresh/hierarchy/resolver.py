@@ -1,0 +1,391 @@
+"""OptimizedHierarchyResolver: ancestors, subtrees and counts at the speed of memory.
+
+A look-up falls through its tiers: process memory (L1), later Redis (L2), one statement on the
+materialized view (L4) through PostgreSQL's buffers (L3), and the table itself for what the view
+does not hold yet. What is found is kept under the tag that was read in the same statement.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from mvrefresh import api
+from mvrefresh.cache.memory import MemoryTier
+from mvrefresh.cache.sweeper import SWEEPER
+from mvrefresh.cache.tier import MISSING, Loaded
+from mvrefresh.cache.tiered import TieredCache
+from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
+from mvrefresh.hierarchy.node import Answer
+from mvrefresh.hierarchy.reader import HierarchyReader
+from mvrefresh.hierarchy.source import HierarchySource
+from mvrefresh.refreshing.policy import RefreshPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
+
+    from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
+    from mvrefresh.hierarchy.reader import Lineage
+    from mvrefresh.metrics.store import MetricsStore
+    from mvrefresh.postgres.database import Database
+    from mvrefresh.refreshing.plan import ViewLike
+    from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
+
+V = TypeVar("V")
+
+
+class _Kind:
+    """How often the view had what was asked of it, and the table instead."""
+
+    __slots__ = ("found", "passed_on", "source")
+
+    def __init__(self) -> None:
+        self.found = self.passed_on = self.source = 0
+
+
+class OptimizedHierarchyResolver:
+    """Answers questions about a hierarchy from memory, and from PostgreSQL what memory lacks.
+
+    Safe to call from any thread, and from callbacks of its own refreshes.
+
+    Args:
+        database: Where the table, its views and the library's tables are.
+        source: Their names.
+        capacity: Entries of each kind that are kept in memory at most.
+        ttl: Seconds for which one is kept at most; None: until the view's content changes.
+        negative_ttl: Seconds for which an id that does not exist is remembered as such.
+        stale: What a call with `max_staleness` does where the view is older: "live" reads the
+            table itself, "raise" refuses.
+        metrics, policy: For its refreshes, as `mvrefresh.refresh` takes them.
+
+    Raises:
+        ConfigurationError: A parameter cannot be meant.
+    """
+
+    __slots__ = (
+        "_caches", "_counts", "_counts_kind", "_database", "_lineage_kind", "_lineages", "_memory",
+        "_metrics", "_policy", "_reader", "_source", "_stale", "_subtrees",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        database: Database,
+        source: HierarchySource | None = None,
+        *,
+        capacity: int = 100_000,
+        ttl: float | None = 300.0,
+        negative_ttl: float = 5.0,
+        stale: Literal["live", "raise"] = "live",
+        metrics: MetricsStore | None = None,
+        policy: RefreshPolicy | None = None,
+    ) -> None:
+        if stale not in ("live", "raise"):
+            raise ConfigurationError(f"stale={stale!r} is neither 'live' nor 'raise'")
+        self._database = database
+        self._source = source or HierarchySource()
+        self._policy = policy or RefreshPolicy()
+        self._metrics = metrics
+        self._stale = stale
+        self._reader = HierarchyReader(
+            database, self._source, tracked=self._policy.coordination == "schema"
+        )
+        self._lineage_kind, self._counts_kind = _Kind(), _Kind()
+        self._memory: MemoryTier[Any, Lineage] = MemoryTier(capacity, ttl)
+        self._lineages: TieredCache[Any, Lineage] = TieredCache(
+            self._memory,
+            self._load_lineages,
+            lambda: self._reader.current(0),
+            negative_ttl=negative_ttl,
+        )
+        self._counts: TieredCache[Any, HierarchyCounts] = TieredCache(
+            MemoryTier(capacity, ttl),
+            self._load_counts,
+            lambda: self._reader.current(1),
+            negative_ttl=negative_ttl,
+        )
+        self._subtrees: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
+            MemoryTier(max(1, capacity // 10), ttl),
+            self._load_subtrees,
+            lambda: self._reader.current(0),
+            negative_ttl=negative_ttl,
+        )
+        self._caches: tuple[TieredCache[Any, Any], ...] = (
+            self._lineages, self._counts, self._subtrees,
+        )  # fmt: skip
+        if ttl is not None:
+            for cache in self._caches:
+                SWEEPER.add(cache.memory)
+
+    # -- ancestors -----------------------------------------------------------------------------
+
+    def ancestors(
+        self, entity_id: Any, max_staleness: float | None = None
+    ) -> tuple[HierarchyNode, ...]:
+        """The entities above one, from the root down; empty for a root.
+
+        Args:
+            entity_id: Its key.
+            max_staleness: Seconds; an answer that may be older is read from the table, or refused.
+
+        Raises:
+            UnknownEntity: There is none of that id.
+            ContentTooOld: With `stale="raise"`.
+            ConfigurationError: The id is of another type than the column.
+            DatabaseUnavailable: It is not in memory, and the database cannot be reached.
+        """
+        if max_staleness is None:  # the hot path: all of it is here
+            memory = self._memory
+            try:
+                record = memory.entries[entity_id]
+            except KeyError:
+                return self._lineage(entity_id)[1]
+            record.visited = True
+            memory.hits += 1
+            return record.value[1]
+        return self._fresh_lineage(entity_id, max_staleness)[1]
+
+    def ancestors_many(self, entity_ids: Iterable[Any]) -> dict[Any, tuple[HierarchyNode, ...]]:
+        """The ancestors of many entities by id, without those that do not exist.
+
+        What is not in memory is read in one statement.
+        """
+        found = self._lineages.get_many(entity_ids)
+        return {entity: lineage[1] for entity, lineage in found.items()}
+
+    def node(self, entity_id: Any) -> HierarchyNode:
+        """An entity's id, path and name; raises as `ancestors`."""
+        return self._lineage(entity_id)[0]
+
+    def path(self, entity_id: Any) -> str | None:
+        """An entity's path; None if it has none. Raises as `ancestors`."""
+        return self._lineage(entity_id)[0].path
+
+    def is_ancestor(self, ancestor_id: Any, entity_id: Any) -> bool:
+        """Whether the first is above the second; nobody is above itself."""
+        return any(node.id == ancestor_id for node in self._lineage(entity_id)[1])
+
+    def lowest_common_ancestor(self, entity_ids: Sequence[Any]) -> HierarchyNode | None:
+        """The lowest entity that is above, or is, each of them; None if they share no root.
+
+        Raises:
+            UnknownEntity: One of them does not exist.
+            ConfigurationError: None were given.
+        """
+        if not entity_ids:
+            raise ConfigurationError("lowest_common_ancestor() needs at least one id")
+        lines = self._lineages.get_many(entity_ids)
+        common: HierarchyNode | None = None
+        chains = []
+        for entity in entity_ids:
+            if entity not in lines:
+                raise UnknownEntity(entity)
+            node, above = lines[entity]
+            chains.append((*above, node))
+        for level in zip(*chains, strict=False):
+            if any(node.id != level[0].id for node in level):
+                break
+            common = level[0]
+        return common
+
+    def look_up(self, entity_id: Any) -> Answer[tuple[HierarchyNode, ...]]:
+        """As `ancestors`, with the tier that answers, the tag and the age of the content.
+
+        For people who look at what goes on: it counts nowhere, and keeps nothing.
+        """
+        record = self._memory.entries.get(entity_id)
+        if record is not None:
+            return Answer(record.value[1], "l1", self._memory.tag, _age(self._lineages.as_of))
+        loaded = self._reader.lineages([entity_id])
+        if entity_id in loaded.values:
+            return Answer(loaded.values[entity_id][1], "l4", loaded.tag, _age(loaded.as_of))
+        live = self._reader.live_lineages([entity_id])
+        if entity_id not in live:
+            raise UnknownEntity(entity_id)
+        return Answer(live[entity_id][1], "source", None, 0.0)
+
+    def _lineage(self, entity_id: Any) -> Lineage:
+        found = self._lineages.get(entity_id)
+        if found is MISSING:
+            raise UnknownEntity(entity_id)
+        return found
+
+    def _fresh_lineage(self, entity_id: Any, max_staleness: float) -> Lineage:
+        if self._is_fresh(self._lineages, max_staleness):
+            return self._lineage(entity_id)
+        live = self._reader.live_lineages([entity_id])
+        if entity_id not in live:
+            raise UnknownEntity(entity_id)
+        return live[entity_id]
+
+    # -- what is below -------------------------------------------------------------------------
+
+    def descendants(
+        self,
+        entity_id: Any,
+        *,
+        max_depth: int | None = None,
+        limit: int | None = None,
+        after: HierarchyNode | None = None,
+    ) -> tuple[HierarchyNode, ...]:
+        """The entities below one, in the order of their paths: each before what is below it.
+
+        Args:
+            entity_id: Its key.
+            max_depth: Levels below it at most; 1 are its children by the path.
+            limit: How many at most: a page.
+            after: The last of the page before.
+
+        Raises:
+            UnknownEntity, ConfigurationError, DatabaseUnavailable: As `ancestors`.
+        """
+        for name, value in (("max_depth", max_depth), ("limit", limit)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name}={value} is less than 1")
+        found = self._subtrees.get((entity_id, max_depth, limit, after))
+        if found is MISSING:
+            raise UnknownEntity(entity_id)
+        return found
+
+    def children(self, entity_id: Any) -> tuple[HierarchyNode, ...]:
+        """The entities one level below one; raises as `ancestors`."""
+        return self.descendants(entity_id, max_depth=1)
+
+    def counts(self, entity_id: Any, max_staleness: float | None = None) -> HierarchyCounts:
+        """How much lies below an entity; arguments and errors as of `ancestors`."""
+        if max_staleness is not None and not self._is_fresh(self._counts, max_staleness):
+            live = self._reader.live_counts([entity_id])
+            if entity_id not in live:
+                raise UnknownEntity(entity_id)
+            return live[entity_id]
+        found = self._counts.get(entity_id)
+        if found is MISSING:
+            raise UnknownEntity(entity_id)
+        return found
+
+    def counts_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyCounts]:
+        """The counts of many entities by id, without those that do not exist."""
+        return self._counts.get_many(entity_ids)
+
+    # -- reading through -----------------------------------------------------------------------
+
+    def _load_lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
+        return self._and_live(
+            self._reader.lineages(ids), ids, self._lineage_kind, self._reader.live_lineages
+        )
+
+    def _load_counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
+        return self._and_live(
+            self._reader.counts(ids), ids, self._counts_kind, self._reader.live_counts
+        )
+
+    @staticmethod
+    def _and_live(
+        loaded: Loaded[Any, V],
+        ids: Sequence[Any],
+        kind: _Kind,
+        live: Callable[[Sequence[Any]], dict[Any, V]],
+    ) -> Loaded[Any, V]:
+        """What the view does not hold yet, from the table."""
+        missing = [entity for entity in ids if entity not in loaded.values]
+        kind.found += len(ids) - len(missing)
+        kind.passed_on += len(missing)
+        if missing:
+            found = live(missing)
+            kind.source += len(found)
+            loaded = Loaded({**loaded.values, **found}, loaded.tag, loaded.as_of)
+        return loaded
+
+    def _load_subtrees(self, keys: Sequence[Any]) -> Loaded[Any, tuple[HierarchyNode, ...]]:
+        ((entity, depth, limit, after),) = keys  # one at a time: each is a range of its own
+        loaded = self._reader.subtree(entity, depth=depth, limit=limit, after=after)
+        values = {keys[0]: loaded.values[entity]} if entity in loaded.values else {}
+        return Loaded(values, loaded.tag, loaded.as_of)
+
+    # -- freshness -----------------------------------------------------------------------------
+
+    def _is_fresh(self, cache: TieredCache[Any, Any], max_staleness: float) -> bool:
+        """Whether what is held is young enough; asks the database before it says no."""
+        age = _age(cache.as_of)
+        if age is None or age > max_staleness:
+            cache.look_at_the_tag()  # a refresh may have found nothing changed since
+            age = _age(cache.as_of)
+        if age is not None and age <= max_staleness:
+            return True
+        if self._stale == "raise":
+            said = "unknown" if age is None else f"{age:.1f} s"
+            raise ContentTooOld(f"the content's age is {said}, more than {max_staleness:g} s")
+        return False
+
+    # -- refreshing ----------------------------------------------------------------------------
+
+    def refresh_materialized_view(self, name: ViewLike) -> RefreshOutcome:
+        """Refresh one view; this process is fresh at once. Errors as of `mvrefresh.refresh`."""
+        try:
+            return api.refresh_materialized_view(
+                self._database, name, policy=self._policy, metrics=self._metrics
+            )
+        finally:
+            self.look_again()
+
+    def refresh_all_materialized_views(self) -> RefreshReport:
+        """Refresh the three views of the source, each after what it reads."""
+        try:
+            return api.refresh(
+                self._database, self._source.views, policy=self._policy, metrics=self._metrics
+            )
+        finally:
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Ask which content is current, and hold nothing of any other."""
+        for cache in self._caches:
+            cache.look_at_the_tag()
+
+    # -- figures -------------------------------------------------------------------------------
+
+    def cache_metrics(self) -> dict[str, dict[str, Any]]:
+        """What each tier has done; `hit_rate` 0 to 100, None before the first look-up."""
+        memories = [
+            cache.memory.stats() for cache in (self._lineages, self._counts, self._subtrees)
+        ]
+        hits, misses = sum(m.hits for m in memories), sum(m.misses for m in memories)
+        kinds = (self._lineage_kind, self._counts_kind)
+        found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
+        unused = _figures(0, 0, None)
+        return {
+            "l1_cache": _figures(hits, misses, sum(m.size or 0 for m in memories)),
+            "l2_cache": unused,
+            "l3_cache": unused,
+            "l4_cache": _figures(found, passed_on, None),
+            "overall": _figures(hits + found, passed_on, None)
+            | {"source_reads": sum(k.source for k in kinds)},
+        }
+
+    def close(self) -> None:
+        """Forget everything; the database stays the host's to close."""
+        for cache in self._caches:
+            SWEEPER.remove(cache.memory)
+            cache.memory.retag(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _age(as_of: float | None) -> float | None:
+    return None if as_of is None else monotonic() - as_of
+
+
+def _figures(hits: int, misses: int, size: int | None) -> dict[str, Any]:
+    total = hits + misses
+    return {
+        "hits": hits,
+        "misses": misses,
+        "hit_rate": 100.0 * hits / total if total else None,
+        "size": size,
+        "errors": 0,
+        "degraded_since": None,
+    }
