@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from mvrefresh import api
 from mvrefresh.cache.memory import MemoryTier
 from mvrefresh.cache.sweeper import SWEEPER
-from mvrefresh.cache.tier import MISSING, Loaded
+from mvrefresh.cache.tier import MISSING, Loaded, Missing
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
 from mvrefresh.hierarchy.node import Answer
@@ -64,8 +64,8 @@ class OptimizedHierarchyResolver:
     """
 
     __slots__ = (
-        "_caches", "_counts", "_counts_kind", "_database", "_lineage_kind", "_lineages", "_memory",
-        "_metrics", "_policy", "_reader", "_source", "_stale", "_subtrees",
+        "_ancestors", "_caches", "_counts", "_counts_kind", "_database", "_lineage_kind", "_memory",
+        "_metrics", "_nodes", "_policy", "_reader", "_source", "_stale", "_subtrees",
     )  # fmt: skip
 
     def __init__(
@@ -91,10 +91,17 @@ class OptimizedHierarchyResolver:
             database, self._source, tracked=self._policy.coordination == "schema"
         )
         self._lineage_kind, self._counts_kind = _Kind(), _Kind()
-        self._memory: MemoryTier[Any, Lineage] = MemoryTier(capacity, ttl)
-        self._lineages: TieredCache[Any, Lineage] = TieredCache(
+        # Apart from each other, so that a hit is the answer and not a part of one.
+        self._memory: MemoryTier[Any, tuple[HierarchyNode, ...]] = MemoryTier(capacity, ttl)
+        self._ancestors: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
             self._memory,
-            self._load_lineages,
+            self._load_ancestors,
+            lambda: self._reader.current(0),
+            negative_ttl=negative_ttl,
+        )
+        self._nodes: TieredCache[Any, HierarchyNode] = TieredCache(
+            MemoryTier(capacity, ttl),
+            self._load_nodes,
             lambda: self._reader.current(0),
             negative_ttl=negative_ttl,
         )
@@ -111,7 +118,7 @@ class OptimizedHierarchyResolver:
             negative_ttl=negative_ttl,
         )
         self._caches: tuple[TieredCache[Any, Any], ...] = (
-            self._lineages, self._counts, self._subtrees,
+            self._ancestors, self._nodes, self._counts, self._subtrees,
         )  # fmt: skip
         if ttl is not None:
             for cache in self._caches:
@@ -139,31 +146,32 @@ class OptimizedHierarchyResolver:
             try:
                 record = memory.entries[entity_id]
             except KeyError:
-                return self._lineage(entity_id)[1]
+                return _known(self._ancestors.get(entity_id), entity_id)
             record.visited = True
             memory.hits += 1
-            return record.value[1]
-        return self._fresh_lineage(entity_id, max_staleness)[1]
+            return record.value
+        if self._is_fresh(self._ancestors, max_staleness):
+            return _known(self._ancestors.get(entity_id), entity_id)
+        return _known(self._reader.live_lineages([entity_id]).get(entity_id), entity_id)[1]
 
     def ancestors_many(self, entity_ids: Iterable[Any]) -> dict[Any, tuple[HierarchyNode, ...]]:
         """The ancestors of many entities by id, without those that do not exist.
 
         What is not in memory is read in one statement.
         """
-        found = self._lineages.get_many(entity_ids)
-        return {entity: lineage[1] for entity, lineage in found.items()}
+        return self._ancestors.get_many(entity_ids)
 
     def node(self, entity_id: Any) -> HierarchyNode:
         """An entity's id, path and name; raises as `ancestors`."""
-        return self._lineage(entity_id)[0]
+        return _known(self._nodes.get(entity_id), entity_id)
 
     def path(self, entity_id: Any) -> str | None:
         """An entity's path; None if it has none. Raises as `ancestors`."""
-        return self._lineage(entity_id)[0].path
+        return self.node(entity_id).path
 
     def is_ancestor(self, ancestor_id: Any, entity_id: Any) -> bool:
         """Whether the first is above the second; nobody is above itself."""
-        return any(node.id == ancestor_id for node in self._lineage(entity_id)[1])
+        return any(node.id == ancestor_id for node in self.ancestors(entity_id))
 
     def lowest_common_ancestor(self, entity_ids: Sequence[Any]) -> HierarchyNode | None:
         """The lowest entity that is above, or is, each of them; None if they share no root.
@@ -174,14 +182,13 @@ class OptimizedHierarchyResolver:
         """
         if not entity_ids:
             raise ConfigurationError("lowest_common_ancestor() needs at least one id")
-        lines = self._lineages.get_many(entity_ids)
+        above, nodes = self._ancestors.get_many(entity_ids), self._nodes.get_many(entity_ids)
         common: HierarchyNode | None = None
         chains = []
         for entity in entity_ids:
-            if entity not in lines:
+            if entity not in above or entity not in nodes:
                 raise UnknownEntity(entity)
-            node, above = lines[entity]
-            chains.append((*above, node))
+            chains.append((*above[entity], nodes[entity]))
         for level in zip(*chains, strict=False):
             if any(node.id != level[0].id for node in level):
                 break
@@ -195,28 +202,12 @@ class OptimizedHierarchyResolver:
         """
         record = self._memory.entries.get(entity_id)
         if record is not None:
-            return Answer(record.value[1], "l1", self._memory.tag, _age(self._lineages.as_of))
+            return Answer(record.value, "l1", self._memory.tag, _age(self._ancestors.as_of))
         loaded = self._reader.lineages([entity_id])
         if entity_id in loaded.values:
             return Answer(loaded.values[entity_id][1], "l4", loaded.tag, _age(loaded.as_of))
         live = self._reader.live_lineages([entity_id])
-        if entity_id not in live:
-            raise UnknownEntity(entity_id)
-        return Answer(live[entity_id][1], "source", None, 0.0)
-
-    def _lineage(self, entity_id: Any) -> Lineage:
-        found = self._lineages.get(entity_id)
-        if found is MISSING:
-            raise UnknownEntity(entity_id)
-        return found
-
-    def _fresh_lineage(self, entity_id: Any, max_staleness: float) -> Lineage:
-        if self._is_fresh(self._lineages, max_staleness):
-            return self._lineage(entity_id)
-        live = self._reader.live_lineages([entity_id])
-        if entity_id not in live:
-            raise UnknownEntity(entity_id)
-        return live[entity_id]
+        return Answer(_known(live.get(entity_id), entity_id)[1], "source", None, 0.0)
 
     # -- what is below -------------------------------------------------------------------------
 
@@ -242,10 +233,7 @@ class OptimizedHierarchyResolver:
         for name, value in (("max_depth", max_depth), ("limit", limit)):
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}={value} is less than 1")
-        found = self._subtrees.get((entity_id, max_depth, limit, after))
-        if found is MISSING:
-            raise UnknownEntity(entity_id)
-        return found
+        return _known(self._subtrees.get((entity_id, max_depth, limit, after)), entity_id)
 
     def children(self, entity_id: Any) -> tuple[HierarchyNode, ...]:
         """The entities one level below one; raises as `ancestors`."""
@@ -255,13 +243,8 @@ class OptimizedHierarchyResolver:
         """How much lies below an entity; arguments and errors as of `ancestors`."""
         if max_staleness is not None and not self._is_fresh(self._counts, max_staleness):
             live = self._reader.live_counts([entity_id])
-            if entity_id not in live:
-                raise UnknownEntity(entity_id)
-            return live[entity_id]
-        found = self._counts.get(entity_id)
-        if found is MISSING:
-            raise UnknownEntity(entity_id)
-        return found
+            return _known(live.get(entity_id), entity_id)
+        return _known(self._counts.get(entity_id), entity_id)
 
     def counts_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyCounts]:
         """The counts of many entities by id, without those that do not exist."""
@@ -269,7 +252,21 @@ class OptimizedHierarchyResolver:
 
     # -- reading through -----------------------------------------------------------------------
 
-    def _load_lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
+    def _load_ancestors(self, ids: Sequence[Any]) -> Loaded[Any, tuple[HierarchyNode, ...]]:
+        loaded = self._lineages(ids)
+        nodes = {entity: node for entity, (node, _) in loaded.values.items()}
+        self._nodes.memory.put_many(nodes, loaded.tag)
+        above = {entity: ancestors for entity, (_, ancestors) in loaded.values.items()}
+        return Loaded(above, loaded.tag, loaded.as_of)
+
+    def _load_nodes(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyNode]:
+        loaded = self._lineages(ids)
+        above = {entity: ancestors for entity, (_, ancestors) in loaded.values.items()}
+        self._memory.put_many(above, loaded.tag)
+        nodes = {entity: node for entity, (node, _) in loaded.values.items()}
+        return Loaded(nodes, loaded.tag, loaded.as_of)
+
+    def _lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
         return self._and_live(
             self._reader.lineages(ids), ids, self._lineage_kind, self._reader.live_lineages
         )
@@ -346,9 +343,7 @@ class OptimizedHierarchyResolver:
 
     def cache_metrics(self) -> dict[str, dict[str, Any]]:
         """What each tier has done; `hit_rate` 0 to 100, None before the first look-up."""
-        memories = [
-            cache.memory.stats() for cache in (self._lineages, self._counts, self._subtrees)
-        ]
+        memories = [cache.memory.stats() for cache in self._caches]
         hits, misses = sum(m.hits for m in memories), sum(m.misses for m in memories)
         kinds = (self._lineage_kind, self._counts_kind)
         found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
@@ -373,6 +368,12 @@ class OptimizedHierarchyResolver:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _known(found: V | Missing | None, entity_id: Any) -> V:
+    if found is MISSING or found is None:
+        raise UnknownEntity(entity_id)
+    return found
 
 
 def _age(as_of: float | None) -> float | None:
