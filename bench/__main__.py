@@ -137,7 +137,7 @@ def main() -> int:
         "scores": [asdict(score) for score in scores],
     }
     wish.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    broken = any(each.verdict == "BROKEN" for each in (*rows, *scores))
+    broken = "BROKEN" in {each.verdict for each in rows} | {each.verdict for each in scores}
     return 1 if broken and not wish.quick else 0
 
 

@@ -2,71 +2,68 @@
 
     python -m bench --only lookups
 
-1,000 keys that are all there, asked for in turn by 1 thread and by 4, each for itself; a value is a
-tuple of 8 texts. All of them bound the cache, end entries by time to live, count hits exactly and
-load a missing key once for all who ask; `dict.get` does none of it. What each round does is timed
-with the loop around it.
+`ancestors()` of 1,000 entities that are all in memory, asked for in turn by 1 thread and by 4, each
+for itself. The rivals hold the very same tuples, bounded, with a time to live, and counted;
+`dict.get` does none of it. What each round does is timed with the loop around it.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from threading import Barrier, Condition, RLock, Thread
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import cachetools
+import psycopg
 
 from bench.measure import Row, compare
+from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema
 from mvrefresh.cache.memory import MemoryTier
-from mvrefresh.cache.tier import Loaded, Missing, Tag
-from mvrefresh.cache.tiered import TieredCache
+from mvrefresh.cache.tier import Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-Value: TypeAlias = tuple[str, ...]
+Value: TypeAlias = tuple[object, ...]
+Values: TypeAlias = "Mapping[int, Value]"
 LookUp: TypeAlias = "Callable[[int], object]"
 
-KEYS = range(1_000)
+KEYS = range(1, 1_001)
 BATCH = 100
 ROOM, TTL = 10_000, 600.0
 TAG = Tag(1, UUID(int=1))
+SOURCE = HierarchySource("bench_lookups.entities")
+# Each but the first is below the one of half its number: nine levels or ten.
+SETUP = """
+DROP SCHEMA IF EXISTS bench_lookups CASCADE;
+CREATE SCHEMA bench_lookups;
+CREATE TABLE bench_lookups.entities (id int PRIMARY KEY, path ltree, name text, entity_type text);
+WITH RECURSIVE tree AS (
+    SELECT 1 AS id, '1'::ltree AS path
+    UNION ALL
+    SELECT child, path || child::text
+      FROM tree, generate_series(2 * id, 2 * id + 1) AS child WHERE child <= 1000)
+INSERT INTO bench_lookups.entities SELECT id, path, 'entity ' || id, 'x' FROM tree;
+CREATE INDEX ON bench_lookups.entities USING gist (path);
+CREATE INDEX ON bench_lookups.entities (path)
+"""
 
 
-def value_of(key: int) -> Value:
-    """Eight ancestors."""
-    return tuple(f"entity {key >> level}" for level in range(8))
-
-
-class StandIn:
-    """The shape of a resolver: a method that reads L1 itself, and asks where that has nothing."""
-
-    __slots__ = ("_cache", "_memory")
-
-    def __init__(self, cache: TieredCache[int, Value]) -> None:
-        self._cache = cache
-        self._memory = cache.memory
-
-    def ancestors(
-        self, entity_id: int, max_staleness: float | None = None
-    ) -> Value | Missing | None:
-        """The value; `max_staleness` is what its presence costs, no more."""
-        if max_staleness is not None:
-            return None
-        memory = self._memory
-        try:
-            record = memory.entries[entity_id]
-        except KeyError:
-            return self._cache.get(entity_id)
-        record.visited = True
-        memory.hits += 1
-        return record.value
+def prepare(dsn: str) -> None:
+    """A hierarchy and its views."""
+    with closing(psycopg.connect(dsn, autocommit=True)) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS ltree")
+        connection.execute(SETUP)
+        Schema().apply(connection)
+        SOURCE.create(connection)
 
 
 class Counting:
     """What is written by hand around a TTLCache."""
 
-    def __init__(self) -> None:
+    def __init__(self, values: Values) -> None:
+        self._values = values
         self._cache: cachetools.TTLCache[int, Value] = cachetools.TTLCache(ROOM, TTL)
         self._lock = RLock()
         self.hits = self.misses = 0
@@ -78,38 +75,27 @@ class Counting:
                 value = self._cache[entity_id]
             except KeyError:
                 self.misses += 1
-                value = self._cache[entity_id] = value_of(entity_id)
+                value = self._cache[entity_id] = self._values[entity_id]
             else:
                 self.hits += 1
             return value
 
 
-def warm(room: int = ROOM) -> TieredCache[int, Value]:
-    """A cache that holds all keys."""
-    cache: TieredCache[int, Value] = TieredCache(
-        MemoryTier(room, TTL),
-        lambda keys: Loaded({key: value_of(key) for key in keys}, TAG),
-        lambda: (TAG, None),
-    )
-    cache.get_many(KEYS)
-    return cache
-
-
-def rivals() -> list[tuple[str, LookUp, float]]:
+def rivals(values: Values) -> list[tuple[str, LookUp, float]]:
     """Each with how many times faster we promised to be."""
     import cachebox  # noqa: PLC0415 - a rival, which only who measures has
 
     @cachetools.cached(cachetools.TTLCache(ROOM, TTL), condition=Condition(), info=True)
     def by_cachetools(entity_id: int) -> Value:
-        return value_of(entity_id)
+        return values[entity_id]
 
     @cachebox.cached(cachebox.TTLCache(ROOM, TTL))
     def by_cachebox(entity_id: int) -> Value:
-        return value_of(entity_id)
+        return values[entity_id]
 
     return [
         ("cachetools @cached(TTLCache, condition, info)", by_cachetools, 12),
-        ("cachetools TTLCache, RLock, counted", Counting().ancestors, 7),
+        ("cachetools TTLCache, RLock, counted", Counting(values).ancestors, 7),
         ("cachebox @cached(TTLCache)", by_cachebox, 3.5),
     ]
 
@@ -142,12 +128,12 @@ def rounds_of(look_up: LookUp, laps: int, threads: int) -> Callable[[], None]:
     return together
 
 
-def hits(laps: int, rounds: int, threads: int) -> list[Row]:
+def hits(ours: LookUp, values: Values, laps: int, rounds: int, *, threads: int) -> list[Row]:
     """One key after the other."""
-    bare: LookUp = {key: value_of(key) for key in KEYS}.get
-    ours: LookUp = StandIn(warm()).ancestors
     what = f"a hit, {threads} thread{'s' * (threads > 1)}"
-    against = [("dict.get", bare, 3.6)] + [(name, of, 1 / by) for name, of, by in rivals()]
+    bare: LookUp = values.get
+    against = [("dict.get", bare, 3.6)]
+    against += [(name, rival, 1 / times) for name, rival, times in rivals(values)]
     return [
         compare(
             what,
@@ -161,15 +147,16 @@ def hits(laps: int, rounds: int, threads: int) -> list[Row]:
     ]
 
 
-def batches(laps: int, rounds: int) -> list[Row]:
+def batches(values: Values, laps: int, rounds: int) -> list[Row]:
     """A hundred keys at once, per key; in a full cache each is marked for the eviction besides."""
-    get: LookUp = {key: value_of(key) for key in KEYS}.get
     hundreds = [list(KEYS[begin : begin + BATCH]) for begin in range(0, len(KEYS), BATCH)]
     found = []
     for state, room, bound in (("", ROOM, 1.5), (", cache full", len(KEYS), None)):
-        all_of = warm(room).memory.all_of
+        memory: MemoryTier[int, Value] = MemoryTier(room, TTL)
+        memory.retag(TAG)
+        memory.put_many(values, TAG)
 
-        def ours(all_of: Callable[[Sequence[int]], object] = all_of) -> None:
+        def ours(all_of: Callable[[Sequence[int]], object] = memory.all_of) -> None:
             for _ in range(laps):
                 for keys in hundreds:
                     all_of(keys)
@@ -179,7 +166,7 @@ def batches(laps: int, rounds: int) -> list[Row]:
                 f"{BATCH} keys at once, each{state}",
                 ours,
                 "dict.get",
-                rounds_of(get, laps, 1),
+                rounds_of(values.get, laps, 1),
                 rounds=rounds,
                 bound=bound,
             )
@@ -187,11 +174,21 @@ def batches(laps: int, rounds: int) -> list[Row]:
     return found
 
 
-def run(_dsn: str, *, quick: bool = False) -> list[Row]:
+def run(dsn: str, *, quick: bool = False) -> list[Row]:
     """By 1 thread and by 4, and in batches."""
     laps, rounds = (5, 2) if quick else (100, 31)
-    return [
-        *hits(laps, rounds, threads=1),
-        *hits(max(1, laps // 4), rounds, threads=4),
-        *batches(laps, rounds),
-    ]
+    prepare(dsn)
+    with (
+        Database(dsn) as database,
+        OptimizedHierarchyResolver(database, SOURCE, capacity=ROOM, ttl=TTL) as resolver,
+    ):
+        resolver.refresh_all_materialized_views()
+        values = resolver.ancestors_many(KEYS)
+        if len(values) != len(KEYS):
+            raise AssertionError(f"{len(values)} of {len(KEYS)} entities were found")
+        ours = resolver.ancestors
+        return [
+            *hits(ours, values, laps, rounds, threads=1),
+            *hits(ours, values, max(1, laps // 4), rounds, threads=4),
+            *batches(values, laps, rounds),
+        ]
