@@ -131,6 +131,7 @@ def one_turn(dsn: str, inside: Connection, views: int, *, quick: bool) -> Iterat
         dispatcher = Dispatcher(Runner(database), Roster(None, HOURLY))
 
         def turn() -> None:
+            dispatcher.look_again()  # or it would remember that nothing is due yet
             dispatcher.turn(connection)
 
         for _ in range(3):  # the catalog is read, caches are warm
