@@ -10,14 +10,14 @@ from tests.pooler import PgBouncer
 
 
 def test_a_slot_succeeds_once_in_the_fleet(dsn):
-    fleet.run(dsn, seconds=4, every=0.5)
+    fleet.run(dsn, count=4, seconds=3, every=0.5)
 
 
 def test_a_slot_succeeds_once_behind_a_transaction_pooler(dsn):
     with ExitStack() as stack:
         with required():
             pooler = stack.enter_context(PgBouncer(dsn))
-        fleet.run(dsn, through=pooler.pooled(), seconds=4, every=0.5)
+        fleet.run(dsn, through=pooler.pooled(), count=4, seconds=3, every=0.5)
 
 
 def test_another_takes_over_from_one_that_was_killed(dsn):
@@ -25,7 +25,7 @@ def test_another_takes_over_from_one_that_was_killed(dsn):
 
 
 def test_a_suspended_process_does_no_double_work(dsn):
-    fleet.suspend_the_worker(dsn, pause=3)
+    fleet.suspend_the_worker(dsn, pause=3, count=2)
 
 
 def test_a_crowd_that_forces_shares_a_handful_of_refreshes(dsn):

@@ -309,7 +309,7 @@ def trees(draw):
 
 
 def test_any_tree(resolver, conn):
-    @settings(max_examples=25)
+    @settings(max_examples=12)
     @given(trees(), st.integers(1, 4))
     def agrees(tree, depth):
         fill(conn, tree)
