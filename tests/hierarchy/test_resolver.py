@@ -323,3 +323,34 @@ def test_any_tree(resolver, conn):
             assert resolver.counts(key, 0.0) == resolver.counts(key)
 
     agrees()
+
+
+class TestBuffers:
+    def test_reads_are_metered_in_blocks(self, dsn, resolver):
+        with Database(dsn) as database:
+            metered = OptimizedHierarchyResolver(database, meter_every=1)
+            with metered:
+                for key in TREE:
+                    metered.ancestors(key)
+                    metered.counts(key)
+                figures = metered.cache_metrics()["l3_cache"]
+        assert figures["hits"] >= 2 * len(TREE)  # an index and a heap block, or more, each
+        assert figures["misses"] == 0  # they were written a moment ago
+
+    def test_the_first_of_many_reads_is_not_metered(self, resolver):
+        resolver.ancestors(4)
+        assert resolver.cache_metrics()["l3_cache"]["hits"] == 0
+
+    def test_warm_and_residency(self, resolver, conn):
+        assert resolver.warm() is None
+        assert resolver.residency() is None
+        try:
+            conn.execute("CREATE EXTENSION pg_prewarm; CREATE EXTENSION pg_buffercache")
+        except psycopg.Error as error:
+            pytest.skip(f"the server does not bring them: {error}")
+        assert resolver.warm() >= 6
+        assert resolver.residency() > 0.9
+
+    def test_a_negative_rate_is_refused(self, dsn):
+        with Database(dsn) as database, pytest.raises(errors.ConfigurationError):
+            OptimizedHierarchyResolver(database, meter_every=-1)

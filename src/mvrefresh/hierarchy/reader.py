@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from mvrefresh.cache.buffer import residency, warm
 from mvrefresh.cache.tier import Loaded, Tag
 from mvrefresh.errors import ConfigurationError, MvrefreshError
 from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
@@ -21,10 +22,12 @@ from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mvrefresh.cache.buffer import BufferMeter
     from mvrefresh.hierarchy.source import HierarchySource
     from mvrefresh.postgres.database import Database
 
 _SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16, and before
+_METERED: Final = {"ancestors": 0, "counts": 1}  # the reads of a view, and its place
 _POSTGRES_16: Final = 16_00_00
 
 Lineage = tuple[HierarchyNode, tuple[HierarchyNode, ...]]
@@ -38,12 +41,21 @@ class HierarchyReader:
         database: Where the views and the table are.
         source: Their names.
         tracked: Whether the library's tables tell which content a view has.
+        meter: Of the buffers through which the views are read.
     """
 
-    def __init__(self, database: Database, source: HierarchySource, *, tracked: bool) -> None:
+    def __init__(
+        self,
+        database: Database,
+        source: HierarchySource,
+        *,
+        tracked: bool,
+        meter: BufferMeter,
+    ) -> None:
         self._database = database
         self._source = source
         self._tracked = tracked
+        self._meter = meter
         self._texts: dict[tuple[str, int], sql.Composed] = {}
 
     # -- from the views ------------------------------------------------------------------------
@@ -105,10 +117,30 @@ class HierarchyReader:
         with self._connection() as connection:
             query = self._text(name, connection.info.server_version)
             cursor = connection.cursor(row_factory=tuple_row, binary=True)
+            view = _METERED.get(name)
+            metered = (
+                nullcontext()
+                if view is None
+                else self._meter.metered(connection, self._view_names()[view])
+            )
             try:
-                return cursor.execute(query, values).fetchall()
+                with metered:
+                    return cursor.execute(query, values).fetchall()
             except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as no:
                 raise self._why(no, what) from no
+
+    def warm(self) -> int | None:
+        """Read the views into PostgreSQL's buffers; blocks read, None without pg_prewarm."""
+        with self._connection() as connection:
+            return warm(connection, self._view_names())
+
+    def residency(self) -> float | None:
+        """The share of the views that is in the buffers; None without pg_buffercache."""
+        with self._connection() as connection:
+            return residency(connection, self._view_names())
+
+    def _view_names(self) -> list[str]:
+        return [definition.identifier(view).as_string(None) for view in self._source.views]
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[Any]]:
@@ -149,7 +181,7 @@ class HierarchyReader:
         if not self._tracked:
             return sql.Composed([_NO_TAG])
         file = files("mvrefresh.hierarchy.sql.read").joinpath("tag.sql")
-        name = definition.identifier(self._source.views[view]).as_string(None)
+        name = self._view_names()[view]
         return sql.SQL(file.read_text(encoding="utf-8")).format(
             state=self._database.schema.identifier("state"), view_name=sql.Literal(name)
         )

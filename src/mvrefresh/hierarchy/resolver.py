@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mvrefresh import api
+from mvrefresh.cache.buffer import BufferMeter
 from mvrefresh.cache.memory import MemoryTier
 from mvrefresh.cache.sweeper import SWEEPER
 from mvrefresh.cache.tier import MISSING, Loaded, Missing
@@ -57,6 +58,7 @@ class OptimizedHierarchyResolver:
         negative_ttl: Seconds for which an id that does not exist is remembered as such.
         stale: What a call with `max_staleness` does where the view is older: "live" reads the
             table itself, "raise" refuses.
+        meter_every: One read of a view in so many is metered for L3; 0: none.
         metrics, policy: For its refreshes, as `mvrefresh.refresh` takes them.
 
     Raises:
@@ -64,8 +66,8 @@ class OptimizedHierarchyResolver:
     """
 
     __slots__ = (
-        "_ancestors", "_caches", "_counts", "_counts_kind", "_database", "_lineage_kind", "_memory",
-        "_metrics", "_nodes", "_policy", "_reader", "_source", "_stale", "_subtrees",
+        "_ancestors", "_buffers", "_caches", "_counts", "_counts_kind", "_database", "_lineage_kind",
+        "_memory", "_metrics", "_nodes", "_policy", "_reader", "_source", "_stale", "_subtrees",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +79,7 @@ class OptimizedHierarchyResolver:
         ttl: float | None = 300.0,
         negative_ttl: float = 5.0,
         stale: Literal["live", "raise"] = "live",
+        meter_every: int = 100,
         metrics: MetricsStore | None = None,
         policy: RefreshPolicy | None = None,
     ) -> None:
@@ -87,8 +90,12 @@ class OptimizedHierarchyResolver:
         self._policy = policy or RefreshPolicy()
         self._metrics = metrics
         self._stale = stale
+        self._buffers = BufferMeter(meter_every)
         self._reader = HierarchyReader(
-            database, self._source, tracked=self._policy.coordination == "schema"
+            database,
+            self._source,
+            tracked=self._policy.coordination == "schema",
+            meter=self._buffers,
         )
         self._lineage_kind, self._counts_kind = _Kind(), _Kind()
         # Apart from each other, so that a hit is the answer and not a part of one.
@@ -342,20 +349,38 @@ class OptimizedHierarchyResolver:
     # -- figures -------------------------------------------------------------------------------
 
     def cache_metrics(self) -> dict[str, dict[str, Any]]:
-        """What each tier has done; `hit_rate` 0 to 100, None before the first look-up."""
+        """What each tier has done; `hit_rate` 0 to 100, None before the first look-up.
+
+        Of "l3_cache" hits and misses are blocks of the reads that were metered.
+        """
         memories = [cache.memory.stats() for cache in self._caches]
         hits, misses = sum(m.hits for m in memories), sum(m.misses for m in memories)
         kinds = (self._lineage_kind, self._counts_kind)
         found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
-        unused = _figures(0, 0, None)
+        unused, buffers = _figures(0, 0, None), self._buffers.stats()
         return {
             "l1_cache": _figures(hits, misses, sum(m.size or 0 for m in memories)),
             "l2_cache": unused,
-            "l3_cache": unused,
+            "l3_cache": _figures(buffers.hits, buffers.misses, None),
             "l4_cache": _figures(found, passed_on, None),
             "overall": _figures(hits + found, passed_on, None)
             | {"source_reads": sum(k.source for k in kinds)},
         }
+
+    def warm(self) -> int | None:
+        """Read the views into PostgreSQL's buffers, as after a restart of the server.
+
+        Returns:
+            Blocks read; None where the extension pg_prewarm is not installed.
+        """
+        return self._reader.warm()
+
+    def residency(self) -> float | None:
+        """The share of the views, with indexes, that is in PostgreSQL's buffers: 0 to 1.
+
+        None where the extension pg_buffercache is not installed, or they are empty.
+        """
+        return self._reader.residency()
 
     def close(self) -> None:
         """Forget everything; the database stays the host's to close."""
