@@ -67,7 +67,8 @@ class OptimizedHierarchyResolver:
 
     __slots__ = (
         "_ancestors", "_buffers", "_caches", "_counts", "_counts_kind", "_database",
-        "_lineage_kind", "_memory", "_metrics", "_nodes", "_policy", "_reader", "_source", "_stale", "_subtrees",
+        "_lineage_kind", "_memory", "_metrics", "_nodes", "_policy", "_reader", "_source",
+        "_stale", "_subtrees",
     )  # fmt: skip
 
     def __init__(
