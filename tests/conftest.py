@@ -36,6 +36,7 @@ from tests.servers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 GRACE_SECONDS = 1.0  # for backends and threads that are on their way out
 
@@ -58,12 +59,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("pg_major", [None], ids=["dsn"], indirect=True, scope="session")
     else:
         majors = _majors(metafunc.config)
+        if not _chosen(metafunc.config) and _is_long(metafunc.definition.path):
+            majors = majors[:1]
         ids = [f"pg{major}" for major in majors]
         metafunc.parametrize("pg_major", majors, ids=ids, indirect=True, scope="session")
 
 
+ON_THE_NEWEST = {"cli", "docs", "hammers", "test_bench.py", "test_examples.py", "test_testing.py"}
+"""Modules whose tests are long and hardly differ by major: on each of them only where asked for."""
+
+
+def _is_long(path: Path) -> bool:
+    return bool(ON_THE_NEWEST & set(path.parts[-2:]))
+
+
+def _chosen(config: pytest.Config) -> str | None:
+    return config.getoption("--pg") or os.environ.get("MVREFRESH_TEST_PG")
+
+
 def _majors(config: pytest.Config) -> list[int]:
-    chosen = config.getoption("--pg") or os.environ.get("MVREFRESH_TEST_PG")
+    chosen = _chosen(config)
     if not chosen:
         return sorted({18, *system_majors()}, reverse=True)
     try:

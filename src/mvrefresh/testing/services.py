@@ -402,6 +402,7 @@ class RefreshServiceContract:
     def test_forcing_does_not_move_the_schedule(self, running: AnyService) -> None:
         """Neither the last run nor the next."""
         eventually(lambda: running.status()["views"])
+        eventually(lambda: all(view["next_run"] for view in running.status()["views"]))
         before = running.status()
         running.force()
         after = running.status()
