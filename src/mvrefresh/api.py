@@ -14,7 +14,6 @@ import psycopg
 from mvrefresh.errors import DatabaseUnavailable
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
-from mvrefresh.postgres.slots import read_tick
 from mvrefresh.refreshing.plan import make_plan
 from mvrefresh.refreshing.report import RefreshReport
 from mvrefresh.refreshing.runner import Runner
@@ -151,9 +150,7 @@ def refresh_due(
         on_outcome=outcomes.append,
     )
     with unavailable_when_lost(psycopg.Error), database.dedicated() as connection:
-        if runner.policy.coordination == "schema":
-            database.schema.check(connection)
-        roster.at(connection, read_tick(connection, None).fingerprint, strict=True)
+        roster.check(connection, runner.schema)
         dispatcher.turn(connection)
     try:
         _see_to_the_end(dispatcher, database)

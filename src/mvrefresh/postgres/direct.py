@@ -73,7 +73,7 @@ class DirectConnections:
         try:
             yield connection
         finally:
-            del self._lent[connection]
+            self._lent.pop(connection, None)  # a child forked in the block has none
             self._give_back(connection)
 
     def sever(self, crew: object) -> None:

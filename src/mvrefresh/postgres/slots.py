@@ -100,27 +100,19 @@ def register(
     """
     table = schema.identifier("schedule")
     with brief_transaction(connection):
-        _register(connection, table, slots)
-
-
-def _register(
-    connection: Connection[Any],
-    table: sql.Identifier,
-    slots: Mapping[int, tuple[datetime, str]],
-) -> None:
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {} (view, slot, schedule)"
-            " SELECT * FROM unnest(%s::oid[], %s::timestamptz[], %s::text[])"
-            " ON CONFLICT (view) DO NOTHING"
-        ).format(table),
-        (list(slots), [s for s, _ in slots.values()], [text for _, text in slots.values()]),
-    )
-    connection.execute(
-        sql.SQL(
-            "DELETE FROM {} s WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.view)"
-        ).format(table)
-    )
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO {} (view, slot, schedule)"
+                " SELECT * FROM unnest(%s::oid[], %s::timestamptz[], %s::text[])"
+                " ON CONFLICT (view) DO NOTHING"
+            ).format(table),
+            (list(slots), [s for s, _ in slots.values()], [text for _, text in slots.values()]),
+        )
+        connection.execute(
+            sql.SQL(
+                "DELETE FROM {} s WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.view)"
+            ).format(table)
+        )
 
 
 _LOCK = sql.SQL("SELECT {columns} FROM {schedule} s WHERE s.view = {oid}::oid FOR NO KEY UPDATE")

@@ -135,20 +135,20 @@ def decide(
     cared_for = schedules.keys() if ours is None else frozenset(ours)
     suspended: dict[int, int] = {}
     for oid in dues:
-        ours = sorted(upstream.get(oid, frozenset()) & cared_for)
-        reason = _first(rows, (oid, *ours), suspended=True)
+        above = sorted(upstream.get(oid, frozenset()) & cared_for)
+        reason = _first(rows, (oid, *above), suspended=True)
         if reason is not None:
             suspended[oid] = reason
     due_now = {oid for oid, due in dues.items() if due <= now and oid not in suspended}
     in_the_way = due_now | set(busy)
     ready, waiting, skip = [], set(), {}
     for oid in sorted(due_now, key=lambda oid: (dues[oid], oid)):
-        above = upstream.get(oid, frozenset())
-        if oid in busy or above & in_the_way:
+        reads = upstream.get(oid, frozenset())
+        if oid in busy or reads & in_the_way:
             waiting.add(oid)
         elif (
             oid not in mixed
-            and (failing := _first(rows, sorted(above & cared_for), suspended=False)) is not None
+            and (failing := _first(rows, sorted(reads & cared_for), suspended=False)) is not None
         ):
             skip[oid] = failing
         else:

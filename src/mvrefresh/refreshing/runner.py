@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
+    from mvrefresh.postgres.schema import Schema
     from mvrefresh.refreshing.commission import Since
     from mvrefresh.refreshing.plan import Plan, Step
 
@@ -65,6 +66,11 @@ class Runner:
             return InMemoryMetricsStore()
         return PostgresMetricsStore(self.database)
 
+    @property
+    def schema(self) -> Schema | None:
+        """Where state, slots and history are; None without coordination."""
+        return self.database.schema if self.policy.coordination == "schema" else None
+
     def run(
         self, plan: Plan, *, since: Since | None = None, trigger: str | None = None
     ) -> RefreshReport:
@@ -84,9 +90,9 @@ class Runner:
             DatabaseUnavailable: The database cannot be reached.
         """
         with self.opened(plan, since=since, trigger=trigger) as run:
-            if self.policy.coordination == "schema":
+            if self.schema is not None:
                 with unavailable_when_lost(psycopg.Error), self.database.dedicated() as connection:
-                    self.database.schema.check(connection)
+                    self.schema.check(connection)
             return self._report(run)
 
     @contextmanager

@@ -98,7 +98,7 @@ class Dispatcher:
         self._longest = longest
         self._on_outcome = on_outcome
         self._on_change = on_change
-        self._schema = runner.database.schema if runner.policy.coordination == "schema" else None
+        self._schema = runner.schema
         self._rows_here: dict[int, Slot] = {}  # without a schema
         self._in_flight: dict[int, Work[_Ended]] = {}
         self._busy_until: dict[int, float] = {}

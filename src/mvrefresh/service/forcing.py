@@ -91,11 +91,6 @@ class Forcing:
         with self._lock:
             return any(work.thread.is_alive() for work in self._work)
 
-    def join(self) -> None:
-        """Wait for the threads of those who are served."""
-        for work in list(self._work):
-            work.thread.join()
-
     def ask(self, views: Iterable[ViewLike] | None, *, cascade: bool) -> Future[RefreshReport]:
         """Ask for a refresh that begins from now on.
 
@@ -155,8 +150,8 @@ class Forcing:
     def _refresh(self, views: frozenset[ViewLike] | None, cascade: bool) -> RefreshReport:
         with unavailable_when_lost(psycopg.Error), self._runner.database.dedicated() as connection:
             plan, since = self._plan(connection, views, cascade=cascade)
-        local = self._runner.policy.coordination == "local"
-        return self._runner.run(plan, since=None if local else since, trigger="force")
+        known = self._runner.schema is not None  # without, nobody knows what content holds
+        return self._runner.run(plan, since=since if known else None, trigger="force")
 
     def _plan(
         self, connection: AnyConnection, views: frozenset[ViewLike] | None, *, cascade: bool

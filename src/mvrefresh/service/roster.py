@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrefresh.errors import ConfigurationError, MvrefreshError, UnknownView
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
+from mvrefresh.postgres.slots import read_tick
 from mvrefresh.refreshing.schedule import Every, Schedule, parse_schedule
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+    from mvrefresh.postgres.schema import Schema
     from mvrefresh.refreshing.due import Slot
     from mvrefresh.refreshing.graph import ViewGraph
     from mvrefresh.refreshing.plan import ViewLike
@@ -104,6 +106,17 @@ class Roster:
     def expire(self) -> None:
         """Read the catalog again the next time, whatever its fingerprint."""
         self._stale = True
+
+    def check(self, connection: Connection[Any], schema: Schema | None) -> None:
+        """See at once what would never work.
+
+        Raises:
+            SchemaMissing: The library's tables are needed, and are not there.
+            UnknownView: A name is that of no materialized view.
+        """
+        if schema is not None:
+            schema.check(connection)
+        self.at(connection, read_tick(connection, None).fingerprint, strict=True)
 
     def at(self, connection: Connection[Any], fingerprint: str, *, strict: bool = False) -> Roll:
         """The roll as of a fingerprint; the catalog is read only where it has changed.

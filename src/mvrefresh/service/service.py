@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, NotRunning, RefreshTimeout
 from mvrefresh.postgres.faults import unavailable_when_lost
-from mvrefresh.postgres.slots import read_tick
 from mvrefresh.refreshing.report import FinalMetrics
 from mvrefresh.refreshing.runner import Runner
 from mvrefresh.refreshing.schedule import Every
@@ -198,10 +197,7 @@ class RefreshService:
             unavailable_when_lost(),
             self.database.dedicated() as connection,
         ):
-            if self._runner.policy.coordination == "schema":
-                self.database.schema.check(connection)
-            tick = read_tick(connection, None)
-            self._roster.at(connection, tick.fingerprint, strict=True)
+            self._roster.check(connection, self._runner.schema)
 
     def _new_session(self) -> Session:
         tally, crew = Tally(), object()
@@ -248,7 +244,7 @@ class RefreshService:
 
     def _resume(self, dispatcher: Dispatcher, outcome: RefreshOutcome) -> None:
         roll = self._roster.roll
-        if outcome and roll is not None:
+        if outcome and roll is not None and self._runner.schema is None:
             dispatcher.resume({v.oid for v in roll.graph.views if v.label == outcome.view})
 
     def _told_to_stop(self, timeout: float | None) -> Session | None:
