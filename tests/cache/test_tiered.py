@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import MemoryTier
 from mvrefresh.cache.tier import MISSING, Loaded, Tag
 from mvrefresh.cache.tiered import TieredCache
@@ -42,8 +43,9 @@ class World:
         self.looks = 0
         self.before = self.after = lambda: None
         self.memory = MemoryTier(100)
+        self.content = Content(self.ask)
         self.cache = TieredCache(
-            self.memory, self.load, self.current, negative_ttl=5, clock=lambda: self.now
+            self.memory, self.load, self.content, negative_ttl=5, clock=lambda: self.now
         )
 
     def load(self, keys):
@@ -65,6 +67,9 @@ class World:
         if not self.tracked:
             return None, None
         return tag_of(number), MOMENT + number
+
+    def ask(self):
+        return self.current()  # which a test may replace
 
     def refresh(self):
         self.number += 1
@@ -89,12 +94,12 @@ def wait_until(condition):
 
 
 def test_the_first_read_finds_out_the_tag_and_is_kept(world):
-    assert world.cache.as_of is None
+    assert world.content.as_of is None
     assert world.cache.get(1) == (1, 1)
     assert world.cache.get(1) == (1, 1)
     assert (world.loads, world.looks) == ([[1]], 1)
     assert world.memory.tag == tag_of(1)
-    assert world.cache.as_of == MOMENT + 1
+    assert world.content.as_of == MOMENT + 1
 
 
 def test_reads_under_the_known_tag_ask_for_nothing_else(world):
@@ -111,20 +116,20 @@ def test_a_newer_tag_is_adopted_when_it_was_asked_for(world):
     assert world.looks == 2
     assert world.memory.tag == tag_of(2)
     assert {key: record.value for key, record in world.memory.entries.items()} == {3: (3, 2)}
-    assert world.cache.as_of == MOMENT + 2
+    assert world.content.as_of == MOMENT + 2
 
 
 def test_an_old_snapshot_is_handed_on_and_not_kept(world):
     world.cache.get(1)
     world.refresh()
-    world.cache.look_at_the_tag()
+    world.content.look()
     world.seen = 1
     assert world.cache.get(2) == (2, 1)
     assert world.cache.get_many([3]) == {3: (3, 1)}
     assert world.cache.get(9) is MISSING
     assert world.memory.tag == tag_of(2)
     assert world.memory.entries == {}
-    assert world.cache.as_of == MOMENT + 2
+    assert world.content.as_of == MOMENT + 2
     world.seen = None
     world.keys.add(9)
     assert world.cache.get(9) == (9, 2)  # what an old snapshot lacks may be there now
@@ -134,8 +139,7 @@ def test_a_tag_that_comes_back_as_another_is_told_by_its_token(world):
     """After a failover the numbers may repeat."""
     world.cache.get(1)
     world.current = lambda: (Tag(1, UUID(int=99)), MOMENT)
-    world.cache._current = world.current
-    world.cache.look_at_the_tag()
+    world.content.look()
     assert world.memory.entries == {}
 
 
@@ -158,7 +162,7 @@ def test_a_view_that_is_tracked_no_more_ends_what_is_held(world):
     assert world.cache.get(3) == (3, 1)
     assert world.memory.tag is None
     assert world.memory.entries == {}
-    assert world.cache.as_of is None
+    assert world.content.as_of is None
 
 
 def test_what_does_not_exist_is_remembered_for_its_time(world):
@@ -178,7 +182,7 @@ def test_what_does_not_exist_is_remembered_under_its_tag(world):
     assert world.loads == [[8, 9]]
     world.keys.add(9)
     world.refresh()
-    world.cache.look_at_the_tag()
+    world.content.look()
     assert world.cache.get(9) == (9, 2)
     assert world.cache.get(8) is MISSING
     assert world.loads == [[8, 9], [9], [8]]
@@ -194,12 +198,12 @@ def test_discarded_keys_are_read_again_those_that_do_not_exist_too(world):
 
 @pytest.mark.parametrize("ask", ["get", "get_many"])
 def test_no_stale_store_when_the_tag_changes_after_the_load(world, ask):
-    world.cache.look_at_the_tag()
+    world.content.look()
 
     def refreshed_by_ourselves():
         world.after = lambda: None
         world.refresh()
-        world.cache.look_at_the_tag()
+        world.content.look()
 
     world.after = refreshed_by_ourselves
     if ask == "get":
@@ -213,28 +217,28 @@ def test_no_stale_store_when_the_tag_changes_after_the_load(world, ask):
 
 def test_no_stale_store_when_the_tag_changes_between_look_and_store(world):
     """The load's tag is right when it is compared, and wrong when the value would be kept."""
-    world.cache.look_at_the_tag()
+    world.content.look()
     put_many = world.memory.put_many
 
     class Interposed(MemoryTier):
         def put_many(self, values, tag):
             world.refresh()
-            world.cache.look_at_the_tag()
+            world.content.look()
             super().put_many(values, tag)
 
     del put_many
     world.memory = world.cache.memory = Interposed(100)
-    world.cache.look_at_the_tag()
+    world.content.look()
     assert world.cache.get(1) == (1, 1)
     assert world.cache.get(9) is MISSING
     assert world.memory.entries == {}
-    assert world.cache.as_of == MOMENT + 3
+    assert world.content.as_of == MOMENT + 3
     assert not world.cache._known_missing(9)
 
 
 @pytest.mark.parametrize("ask", ["get", "get_many"])
 def test_a_load_that_raises_leaves_no_trace(world, ask):
-    world.cache.look_at_the_tag()
+    world.content.look()
 
     def fail():
         raise ConnectionError("away")
@@ -256,11 +260,11 @@ def test_a_load_that_raises_leaves_no_trace(world, ask):
 
 def test_a_look_that_raises_changes_nothing(world):
     world.cache.get(1)
-    known = world.memory.tag, world.cache.as_of
-    world.cache._current = lambda: 1 / 0
+    known = world.memory.tag, world.content.as_of
+    world.current = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        world.cache.look_at_the_tag()
-    assert (world.memory.tag, world.cache.as_of) == known
+        world.content.look()
+    assert (world.memory.tag, world.content.as_of) == known
     assert world.cache.get(1) == (1, 1)
 
 
@@ -268,26 +272,27 @@ def test_the_moment_goes_on_under_the_same_tag(world):
     """A refresh that changed nothing keeps the tag; an older answer does not turn it back."""
     world.cache.get(1)
     later = MOMENT + 3600
-    world.cache._current = lambda: (tag_of(1), later)
-    world.cache.look_at_the_tag()
-    assert world.cache.as_of == later
+    world.current = lambda: (tag_of(1), later)
+    world.content.look()
+    assert world.content.as_of == later
     assert list(world.memory.entries) == [1]
     world.cache.get(2)
-    assert world.cache.as_of == later
+    assert world.content.as_of == later
 
 
 def test_the_tag_may_be_set_from_outside(world):
     """As one does who is told of it, or who is blind."""
     world.cache.get(1)
-    world.memory.retag(None)
-    assert world.cache.as_of is None
-    world.memory.retag(tag_of(1))
+    world.content.tell(world.content.ask(), None, None)
+    assert world.content.as_of is None
+    assert world.memory.entries == {}
+    world.content.tell(world.content.ask(), tag_of(1), None)
     assert world.cache.get(2) == (2, 1)
     assert world.cache.get(9) is MISSING
     assert world.cache.get(9) is MISSING
     assert world.loads == [[1], [2], [9]]
     assert world.looks == 1
-    assert world.cache.as_of == MOMENT + 1
+    assert world.content.as_of == MOMENT + 1
 
 
 def test_keys_of_a_batch_are_loaded_once_and_together(world):
@@ -299,7 +304,7 @@ def test_keys_of_a_batch_are_loaded_once_and_together(world):
 
 def test_a_crowd_makes_one_load(world, pool):
     """Those too who come when it has just ended, having missed before."""
-    world.cache.look_at_the_tag()
+    world.content.look()
     for number in range(30):
         world.memory.discard([1])
         barrier = threading.Barrier(64)
@@ -316,7 +321,7 @@ def test_a_crowd_makes_one_load(world, pool):
 
 @pytest.mark.parametrize("key", [1, 9])
 def test_who_missed_before_a_load_ended_does_not_load_again(world, key):
-    world.cache.look_at_the_tag()
+    world.content.look()
     load = world.cache._flights.load
 
     def late(flight, work):
@@ -333,13 +338,13 @@ def test_who_missed_before_a_load_ended_does_not_load_again(world, key):
 
 
 def test_a_crowd_that_finds_another_tag_asks_for_it_once(world, pool):
-    world.cache.look_at_the_tag()
+    world.content.look()
     world.refresh()
     world.keys = set(range(64))
     barrier = threading.Barrier(64)
     world.after = lambda: barrier.wait(PATIENCE)
     current = world.current
-    world.cache._current = lambda: (time.sleep(0.1), current())[1]  # they all stand before it
+    world.current = lambda: (time.sleep(0.1), current())[1]  # they all stand before it
     futures = [pool.submit(world.cache.get, key) for key in range(64)]
     assert {future.result(PATIENCE) for future in futures} == {(key, 2) for key in range(64)}
     assert world.looks == 2
@@ -348,7 +353,7 @@ def test_a_crowd_that_finds_another_tag_asks_for_it_once(world, pool):
 
 def test_who_comes_after_a_change_does_not_join_a_load_from_before(world, pool):
     """Even if the new dict lies where the old one lay."""
-    world.cache.look_at_the_tag()
+    world.content.look()
     old_address = id(world.memory.entries)
     read, go_on = threading.Event(), threading.Event()
 
@@ -362,7 +367,7 @@ def test_who_comes_after_a_change_does_not_join_a_load_from_before(world, pool):
     assert read.wait(PATIENCE)
     for _ in range(1000):
         world.refresh()
-        world.cache.look_at_the_tag()
+        world.content.look()
         if id(world.memory.entries) == old_address:
             break
     after = pool.submit(world.cache.get, 1)
@@ -376,7 +381,7 @@ def test_who_comes_after_a_change_does_not_join_a_load_from_before(world, pool):
 
 def test_looks_are_one_after_the_other(world, pool):
     """An answer that was given first does not overtake one that was given later."""
-    world.cache.look_at_the_tag()
+    world.content.look()
     began, go_on = threading.Event(), threading.Event()
     current = world.current
 
@@ -387,11 +392,11 @@ def test_looks_are_one_after_the_other(world, pool):
             assert go_on.wait(PATIENCE)
         return answer
 
-    world.cache._current = slow
-    first = pool.submit(world.cache.look_at_the_tag)
+    world.current = slow
+    first = pool.submit(world.content.look)
     assert began.wait(PATIENCE)
     world.refresh()
-    second = pool.submit(world.cache.look_at_the_tag)
+    second = pool.submit(world.content.look)
     time.sleep(0.05)
     assert not second.done()
     go_on.set()
@@ -447,7 +452,7 @@ class AgainstAModel(RuleBasedStateMachine):
     def refresh(self, own):
         self.world.refresh()
         if own:
-            self.world.cache.look_at_the_tag()
+            self.world.content.look()
             assert self.world.memory.tag in {tag_of(self.world.number), None}
             self._learn()
 

@@ -2,7 +2,7 @@
 
 The **database** is a number that every refresh raises; the value of a key is (key, number), so that
 each value tells under which tag it was read. The **oracle**: when a call begins, a refresh of our
-own whose `look_at_the_tag` has ended is known; the answer is of that content or of a newer one that
+own whose `look` has ended is known; the answer is of that content or of a newer one that
 the database has had by the end of the call, and what is held under a tag is of that tag.
 
     python -m tests.hammers --only cache [--seconds 30]
@@ -18,6 +18,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import _SLACK, MemoryTier
 from mvrefresh.cache.tier import MISSING, Loaded, Missing, Tag
 from mvrefresh.cache.tiered import TieredCache
@@ -108,8 +109,9 @@ class Hammer:
         self.seed = seed
         self.base = Base(seed)
         self.memory: MemoryTier[int, Value] = MemoryTier(CAPACITY, TTL)
+        self.content = Content(self.base.current)
         self.cache: TieredCache[int, Value] = TieredCache(
-            self.memory, self.base.load, self.base.current, negative_ttl=NEGATIVE_TTL
+            self.memory, self.base.load, self.content, negative_ttl=NEGATIVE_TTL
         )
         self.known = 1
         self.over = threading.Event()
@@ -194,7 +196,7 @@ class Hammer:
         if random.random() < 0.3:
             return  # somebody else did, and nobody tells us
         sleep(0.001 * random.random())
-        self.cache.look_at_the_tag()
+        self.content.look()
         with self._lock:
             self.known = max(self.known, mine)
 
@@ -205,7 +207,7 @@ class Hammer:
         elif chance < 0.8:
             self.memory.sweep()
         elif chance < 0.9:
-            self.cache.look_at_the_tag()
+            self.content.look()
         else:
             self.inspect()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -46,11 +48,53 @@ def fill(conn, tree):
 
 
 @pytest.fixture
-def resolver(dsn, conn, table):
+def make(dsn, conn, table):
+    """Makes resolvers over views that are there."""
     HierarchySource().create(conn)
-    with Database(dsn) as database, OptimizedHierarchyResolver(database) as resolver:
-        resolver.refresh_all_materialized_views()
-        yield resolver
+    with Database(dsn) as database, ExitStack() as stack:
+        yield lambda **given: stack.enter_context(OptimizedHierarchyResolver(database, **given))
+
+
+@pytest.fixture
+def bounded(make):
+    resolver = make(resident=0)
+    resolver.refresh_all_materialized_views()
+    return resolver
+
+
+@pytest.fixture(params=["bounded", "resident"])
+def resolver(request, make):
+    resident = 0 if request.param == "bounded" else 10_000
+    resolver = make(resident=resident)
+    resolver.refresh_all_materialized_views()
+    assert resolver.preload() is bool(resident)
+    return resolver
+
+
+class Changes:
+    """Hears of every content that comes to be current."""
+
+    def __init__(self, content):
+        self._tags = queue.Queue()
+        self._content = content
+        content.follow(self)
+        self._tags.get()  # the one that is
+
+    def retag(self, tag, *, park=False):
+        if not park:
+            self._tags.put(tag)
+
+    def after_fork(self):
+        pass
+
+    def wait(self):
+        return self._tags.get(timeout=20)
+
+
+def refresh(resolver):
+    there = resolver.cache_metrics()["l1_cache"]["resident"] > 0
+    resolver.refresh_all_materialized_views()
+    assert resolver.preload() is there
 
 
 class Oracle:
@@ -100,6 +144,7 @@ def test_pages_join_without_gap_or_repetition(resolver):
 
 def test_pages_go_on_between_entities_that_share_a_path(resolver, conn):
     conn.execute("INSERT INTO entities VALUES (20, 'a.b.c', 'twin', 'x')")
+    refresh(resolver)
     first = resolver.descendants(2, limit=1)
     second = resolver.descendants(2, limit=1, after=first[-1])
     assert {first[0].id, second[0].id} == {3, 20}
@@ -122,7 +167,8 @@ def test_the_lowest_common_ancestor(resolver):
         resolver.lowest_common_ancestor([4, 99])
 
 
-def test_many_at_once_are_one_read(resolver):
+def test_many_at_once_are_one_read(bounded):
+    resolver = bounded
     before = resolver.cache_metrics()["l4_cache"]
     found = resolver.ancestors_many([4, 3, 99, 4])
     assert found == {key: Oracle(TREE).ancestors(key) for key in (4, 3)}
@@ -148,7 +194,18 @@ class TestFreshness:
         resolver.refresh_all_materialized_views()
         assert resolver.cache_metrics()["l1_cache"]["size"] == size
 
-    def test_a_refresh_by_others_is_seen_at_the_next_miss(self, resolver, dsn, conn):
+    def test_a_refresh_by_others_is_heard_of(self, resolver, dsn, conn):
+        resolver.ancestors(3)
+        changes = Changes(resolver._tree_content)
+        conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 2")
+        with Database(dsn) as other:
+            mvrefresh.refresh(other)
+        changes.wait()
+        assert [n.name for n in resolver.ancestors(3)] == ["A", "renamed"]
+
+    def test_a_refresh_by_others_is_seen_at_the_next_miss(self, make, dsn, conn):
+        resolver = make(resident=0, watch=False)
+        resolver.refresh_all_materialized_views()
         resolver.ancestors(3)
         conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 2")
         with Database(dsn) as other:
@@ -156,8 +213,22 @@ class TestFreshness:
         resolver.ancestors(4)
         assert [n.name for n in resolver.ancestors(3)] == ["A", "renamed"]
 
+    def test_without_a_watch_a_look_up_asks_when_the_lease_is_over(self, make, dsn, conn):
+        resolver = make(resident=0, watch=False)
+        resolver.refresh_all_materialized_views()
+        resolver.ancestors(3)
+        conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 2")
+        with Database(dsn) as other:
+            mvrefresh.refresh(other)
+        assert [n.name for n in resolver.ancestors(3)] == ["A", "B"]
+        resolver._tree_content._until = 0.0
+        resolver._tree_content.sweep()
+        assert [n.name for n in resolver.ancestors(3)] == ["A", "renamed"]
+
     def test_after_a_refresh_that_nobody_recorded_nothing_is_kept(self, resolver, conn):
+        changes = Changes(resolver._tree_content)
         conn.execute("REFRESH MATERIALIZED VIEW mv_entity_ancestors")
+        assert changes.wait() is None  # at the next second: nobody notifies of it
         resolver.ancestors(3)
         conn.execute(
             "UPDATE entities SET name = 'again' WHERE id = 2;"
@@ -189,11 +260,13 @@ class TestFreshness:
             Database(dsn) as database,
             OptimizedHierarchyResolver(database, stale="raise") as strict,
         ):
+            assert strict.preload() is True
             assert strict.ancestors(3, 3600)
             with pytest.raises(errors.ContentTooOld, match="max_staleness"):
                 strict.ancestors(3, 0.0)
 
-    def test_an_answer_can_say_where_it_is_from(self, resolver, conn):
+    def test_an_answer_can_say_where_it_is_from(self, bounded, conn):
+        resolver = bounded
         answer = resolver.look_up(4)
         assert (answer.tier, answer.value) == ("l4", Oracle(TREE).ancestors(4))
         resolver.ancestors(4)
@@ -237,6 +310,7 @@ class TestOddEntities:
             "INSERT INTO entities SELECT 10000 + n, ('z.c' || n)::ltree, 'n', 'x'"
             " FROM generate_series(1, 5000) n"
         )
+        refresh(resolver)
         assert len(resolver.children(6)) == 5000
         assert len(resolver.descendants(6, limit=100)) == 100
 
@@ -313,7 +387,7 @@ def test_any_tree(resolver, conn):
     @given(trees(), st.integers(1, 4))
     def agrees(tree, depth):
         fill(conn, tree)
-        resolver.refresh_all_materialized_views()
+        refresh(resolver)
         oracle = Oracle(tree)
         for key in tree:
             assert resolver.ancestors(key) == oracle.ancestors(key)
@@ -328,7 +402,7 @@ def test_any_tree(resolver, conn):
 class TestBuffers:
     def test_reads_are_metered_in_blocks(self, dsn, resolver):
         with Database(dsn) as database:
-            metered = OptimizedHierarchyResolver(database, meter_every=1)
+            metered = OptimizedHierarchyResolver(database, meter_every=1, resident=0)
             with metered:
                 for key in TREE:
                     metered.ancestors(key)

@@ -27,8 +27,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.cache.tier import MISSING, Missing, Tag, TierStats
 from mvrefresh.errors import ConfigurationError
 
@@ -51,6 +52,28 @@ class Record(Generic[V]):
     def __init__(self, value: V) -> None:
         self.value = value
         self.visited = False
+
+
+class _State(NamedTuple, Generic[K, V]):
+    """What is held under one tag.
+
+    Attributes:
+        entries: The dict.
+        small, main: The two queues.
+        gone_small, gone_main: Keys that were evicted from each of them, without their values.
+        born: When the records end, the first of them first.
+    """
+
+    entries: dict[K, Record[V]]
+    small: deque[tuple[K, Record[V]]]
+    main: deque[tuple[K, Record[V]]]
+    gone_small: OrderedDict[K, None]
+    gone_main: OrderedDict[K, None]
+    born: deque[tuple[float, K, Record[V]]]
+
+
+def _nothing() -> _State[K, V]:
+    return _State({}, deque(), deque(), OrderedDict(), OrderedDict(), deque())
 
 
 class MemoryTier(Generic[K, V]):
@@ -81,6 +104,7 @@ class MemoryTier(Generic[K, V]):
         "_lock",
         "_main",
         "_misses",
+        "_parked",
         "_small",
         "_small_room",
         "_tag",
@@ -111,20 +135,28 @@ class MemoryTier(Generic[K, V]):
         self._clock = clock
         self._tag: Tag | None = None
         self._lock = Lock()
+        self._parked: tuple[Tag, _State[K, V]] | None = None
         self._evicted = self._expired = 0
         self._small_room = _SMALL * capacity
-        self._clear()
+        self._hold(_nothing())
+        made_anew_after_fork(self)
 
-    def _clear(self) -> None:
+    def after_fork(self) -> None:
+        """In a forked child: nobody is in the middle of anything."""
+        self._lock = Lock()
+
+    def _hold(self, state: _State[K, V]) -> None:
         """Swap the dict; the old one is freed by whoever holds it last, outside the lock."""
-        self.entries = {}
+        self.entries = state.entries
         self.generation += 1
-        self._small: deque[tuple[K, Record[V]]] = deque()
-        self._main: deque[tuple[K, Record[V]]] = deque()
-        # Keys that were evicted from the one queue and from the other, without their values.
-        self._gone_small: OrderedDict[K, None] = OrderedDict()
-        self._gone_main: OrderedDict[K, None] = OrderedDict()
-        self._born: deque[tuple[float, K, Record[V]]] = deque()
+        self._small, self._main = state.small, state.main
+        self._gone_small, self._gone_main = state.gone_small, state.gone_main
+        self._born = state.born
+
+    def _held(self) -> _State[K, V]:
+        return _State(
+            self.entries, self._small, self._main, self._gone_small, self._gone_main, self._born
+        )
 
     # -- reading: no lock ----------------------------------------------------------------------
 
@@ -248,16 +280,31 @@ class MemoryTier(Generic[K, V]):
         if len(self._born) > bound:
             self._born = deque(each for each in self._born if entries.get(each[1]) is each[2])
 
-    def retag(self, tag: Tag | None) -> None:
-        """Make `tag` the current one; what is held under another is gone at once."""
-        old = keys = None
+    def retag(self, tag: Tag | None, *, park: bool = False) -> None:
+        """Make `tag` the current one; what is held under another is gone at once.
+
+        Args:
+            tag: None: nothing is held.
+            park: Put aside what is held; it comes back if its tag is the next.
+        """
+        freed: list[object] = []  # a big dict takes its time to be freed: not under the lock
         with self._lock:
-            if tag != self._tag:
-                old = (self.entries, self._born, self._small, self._main)
-                keys = (self._gone_small, self._gone_main)
-                self._clear()
-                self._tag = tag  # after it: who reads the new one must not find the old dict
-        del old, keys  # a big dict takes its time to be freed: not under the lock
+            if tag == self._tag:
+                return
+            parked, held = self._parked, self._held()
+            if park and self._tag is not None:
+                self._parked = (self._tag, held)
+            else:
+                self._parked = None
+                freed.append(held)
+            if parked is not None and parked[0] == tag:
+                self._hold(parked[1])
+                self._expire()
+            else:
+                freed.append(parked)
+                self._hold(_nothing())
+            self._tag = tag  # after it: who reads the new one must not find the old dict
+            del parked, held
 
     def discard(self, keys: Iterable[K]) -> None:
         """Forget some keys."""
@@ -265,27 +312,34 @@ class MemoryTier(Generic[K, V]):
         with self._lock:
             for key in keys:
                 self.entries.pop(key, None)
+                if self._parked is not None:
+                    self._parked[1].entries.pop(key, None)
             self._forget_the_gone()
 
     def sweep(self) -> float | None:
         """Take out what has lived long enough.
 
         Returns:
-            Seconds until the next entry has; None while there is none.
+            Seconds until the next entry has, or one that comes from now on; None without `ttl`.
         """
         with self._lock:
-            now, born, entries = self._clock(), self._born, self.entries
-            while born:
-                end, key, record = born[0]
-                here = entries.get(key) is record
-                if here and end > now:
-                    break
-                born.popleft()
-                if here:
-                    del entries[key]
-                    self._expired += 1
+            now = self._expire()
             self._forget_the_gone()
-            return self._born[0][0] - now if self._born else None
+            return self._born[0][0] - now if self._born else self._ttl
+
+    def _expire(self) -> float:
+        """Take out what has lived long enough by now, which is returned."""
+        now, born, entries = self._clock(), self._born, self.entries
+        while born:
+            end, key, record = born[0]
+            here = entries.get(key) is record
+            if here and end > now:
+                break
+            born.popleft()
+            if here:
+                del entries[key]
+                self._expired += 1
+        return now
 
     def stats(self) -> TierStats:
         """Exact, as far as no thread is in the middle of a look-up."""

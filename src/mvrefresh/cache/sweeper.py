@@ -1,30 +1,35 @@
-"""One thread that takes out of memory what has lived long enough, for all tiers of the process."""
+"""One thread that ends what has lived long enough, for all tiers and leases of the process."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from threading import Condition
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final, Protocol
 
 from mvrefresh.refreshing.threads import OurThread
 
-if TYPE_CHECKING:
-    from mvrefresh.cache.memory import MemoryTier
-
 _OFTEN: Final = 0.05  # seconds between two rounds at least
-_SELDOM: Final = 5.0  # and at most: a tier that was empty may have entries since
+_SELDOM: Final = 5.0  # and at most
+
+
+class Swept(Protocol):
+    """Holds what ends by itself: entries of a tier, the lease of a content."""
+
+    def sweep(self) -> float | None:
+        """End what is over; seconds until it is to be asked again, None: when it is convenient."""
+        ...
 
 
 class Sweeper:
     """Sweeps the tiers that it knows, for as long as there are any. Any thread may add one."""
 
     def __init__(self) -> None:
-        self._tiers: weakref.WeakSet[MemoryTier[Any, Any]] = weakref.WeakSet()
+        self._tiers: weakref.WeakSet[Swept] = weakref.WeakSet()
         self._changed = Condition()
         self._thread: OurThread | None = None
 
-    def add(self, tier: MemoryTier[Any, Any]) -> None:
+    def add(self, tier: Swept) -> None:
         """Sweep this tier from now on, until it is removed or gone."""
         with self._changed:
             self._tiers.add(tier)
@@ -33,7 +38,7 @@ class Sweeper:
                 self._thread.start()
             self._changed.notify()
 
-    def remove(self, tier: MemoryTier[Any, Any]) -> None:
+    def remove(self, tier: Swept) -> None:
         """Sweep it no more; with the last one the thread ends, and this waits for it."""
         with self._changed:
             self._tiers.discard(tier)

@@ -1,8 +1,7 @@
 """The tiers together: a look-up falls through them, and what it finds is kept on the way back.
 
 A value is kept only under the tag that was read with it, in the same statement, and only if that is
-the tag known to be current. Where the two differ, somebody has refreshed the view, or the read was
-of an old snapshot: the current tag is asked for, and then it is decided.
+the tag known to be current: where the two differ, the `Content` finds out which one is.
 """
 
 from __future__ import annotations
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import cachetools
 
 from mvrefresh.cache.flight import Flights
+from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.cache.tier import MISSING, Loaded, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from mvrefresh.cache.content import Content
     from mvrefresh.cache.memory import MemoryTier
     from mvrefresh.cache.tier import Tag
 
@@ -30,22 +31,22 @@ class TieredCache(Generic[K, V]):
     """Values of one kind by key, read through from a loader. Any thread may ask.
 
     Args:
-        memory: L1.
+        memory: L1; it follows the content's tag from now on.
         load: Reads values and their tag from the database, in one statement.
-        current: Reads the tag that is current, and the moment its content stands for.
+        content: Of which the values are.
         negative_ttl: Seconds for which a key that does not exist is remembered as such.
         negative_size: How many of those at most.
         clock: Seconds; for tests.
     """
 
     __slots__ = (
-        "_current",
+        "__weakref__",
+        "_clock",
         "_flights",
         "_load",
         "_lock",
-        "_looking",
         "_negative",
-        "_standing",
+        "content",
         "memory",
     )
 
@@ -53,30 +54,29 @@ class TieredCache(Generic[K, V]):
         self,
         memory: MemoryTier[K, V],
         load: Callable[[Sequence[K]], Loaded[K, V]],
-        current: Callable[[], tuple[Tag | None, float | None]],
+        content: Content,
         *,
         negative_ttl: float = 5.0,
         negative_size: int = 10_000,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.memory = memory
+        self.content = content
         self._load = load
-        self._current = current
-        self._looking = Lock()
+        self._clock = clock
         self._flights: Flights[V | Missing] = Flights(clock=clock)
-        self._lock = Lock()  # of the two below
-        self._standing: tuple[Tag | None, float | None] = (None, None)
-        # The tag beside each key that does not exist, so that a refresh ends it. Even asking for
-        # the length of a TTLCache changes it.
+        self._lock = Lock()  # of the next: even asking for the length of a TTLCache changes it
+        # The tag beside each key that does not exist, so that a refresh ends it.
         self._negative: cachetools.TTLCache[K, Tag] = cachetools.TTLCache(
             negative_size, negative_ttl, timer=clock
         )
+        content.follow(memory)
+        made_anew_after_fork(self)
 
-    @property
-    def as_of(self) -> float | None:
-        """The moment for which everything that is held stands."""
-        tag, moment = self._standing
-        return moment if tag == self.memory.tag else None
+    def after_fork(self) -> None:
+        """In a forked child: nobody is in the middle of anything."""
+        self._lock = Lock()
+        self._flights = Flights(clock=self._clock)
 
     def get(self, key: K) -> V | Missing:
         """The value, `MISSING` if the key does not exist.
@@ -92,6 +92,7 @@ class TieredCache(Generic[K, V]):
 
         Counts nothing: the look-up in L1 has.
         """
+        self.content.see()
         if self._known_missing(key):
             return MISSING
         # Who comes after a change of the tag does not join a load that began before it.
@@ -102,6 +103,10 @@ class TieredCache(Generic[K, V]):
         """The values of those keys that exist; what is missing is loaded in one read."""
         wanted = list(dict.fromkeys(keys))
         found = self.memory.get_many(wanted)
+        if len(found) < len(wanted) and self.content.blind:
+            self.content.see()
+            parked = ((key, self.memory.entries.get(key)) for key in wanted)
+            found |= {key: record.value for key, record in parked if record is not None}
         missing = [k for k in wanted if k not in found and not self._known_missing(k)]
         if missing:
             found |= self._fetch(missing).values
@@ -117,8 +122,7 @@ class TieredCache(Generic[K, V]):
 
     def _fetch(self, keys: Sequence[K]) -> Loaded[K, V]:
         loaded = self._load(keys)
-        if loaded.tag != self.memory.tag:
-            self._settle(loaded.tag)
+        self.content.settle(loaded.tag)
         if loaded.tag is not None:
             self.memory.put_many(loaded.values, loaded.tag)
             self._note(loaded, keys)
@@ -126,41 +130,12 @@ class TieredCache(Generic[K, V]):
 
     def _note(self, loaded: Loaded[K, V], keys: Sequence[K]) -> None:
         """What else a read says of the current content: its moment, and what it does not hold."""
-        self._stand(loaded.tag, loaded.as_of)
+        self.content.stand(loaded.tag, loaded.as_of)
         absent = [key for key in keys if key not in loaded.values]
         if absent and loaded.tag is not None and loaded.tag == self.memory.tag:
             with self._lock:
                 for key in absent:
                     self._negative[key] = loaded.tag
-
-    def _stand(self, tag: Tag | None, moment: float | None) -> None:
-        """The content `tag` stands for this moment at least, if it is the current one."""
-        with self._lock:
-            if tag != self.memory.tag:
-                return
-            known, before = self._standing
-            if tag != known or (moment is not None and (before is None or before < moment)):
-                self._standing = (tag, moment)
-
-    def _settle(self, tag: Tag | None) -> None:
-        """Find out which is current, `tag` or the one that is known; many may find it at once."""
-        with self._looking:
-            if tag != self.memory.tag:  # nobody else has found out meanwhile
-                self._look()
-
-    def look_at_the_tag(self) -> None:
-        """Ask which content is current, and hold nothing of any other; with the same, all stays.
-
-        Also after a refresh of our own: two of them may end here in another order than they
-        committed. One after the other, so that no older answer overtakes a newer one.
-        """
-        with self._looking:
-            self._look()
-
-    def _look(self) -> None:
-        tag, moment = self._current()
-        self.memory.retag(tag)
-        self._stand(tag, moment)
 
     def _known_missing(self, key: K) -> bool:
         with self._lock:

@@ -16,11 +16,13 @@ from mvrefresh.cache.buffer import residency, warm
 from mvrefresh.cache.tier import Loaded, Tag
 from mvrefresh.errors import ConfigurationError, MvrefreshError
 from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
+from mvrefresh.hierarchy.residence import Load
+from mvrefresh.hierarchy.resident import ResidentHierarchy
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mvrefresh.cache.buffer import BufferMeter
     from mvrefresh.hierarchy.source import HierarchySource
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 _SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16, and before
 _METERED: Final = {"ancestors": 0, "counts": 1}  # the reads of a view, and its place
 _POSTGRES_16: Final = 16_00_00
+
+_NEAREST: Final = {True: "v.ancestor_ids[cardinality(v.ancestor_ids)]", False: "NULL::text"}
+_HOW_MANY: Final = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) v")
+_FETCH: Final = "FETCH 5000 FROM mvrefresh"
 
 Lineage = tuple[HierarchyNode, tuple[HierarchyNode, ...]]
 """An entity, and its ancestors from the root down."""
@@ -82,6 +88,36 @@ class HierarchyReader:
             return None, None
         number, token, _, age = rows[0]
         return Tag(number, token), _moment(age)
+
+    def everything(self, limit: int, keep: int, go_on: Callable[[], bool]) -> Load:
+        """The whole ancestors view.
+
+        Args:
+            limit: Entities at most: of more nothing is read.
+            keep: Answers that the hierarchy keeps.
+            go_on: Asked now and then whether to.
+        """
+        with unavailable_when_lost(), self._database.dedicated() as connection:
+            cursor = connection.cursor(row_factory=tuple_row)
+            view = definition.identifier(self._source.views[0])
+            counted = cursor.execute(_HOW_MANY.format(view), (limit + 1,)).fetchone()
+            if counted is None or counted[0] > limit:
+                return Load(None, self.current(0)[0], None)
+            tags: list[list[str | None]] = []
+            with connection.transaction():
+                query = self._text("everything", connection.info.server_version)
+                cursor.execute(sql.SQL("DECLARE mvrefresh NO SCROLL CURSOR FOR ") + query)
+                hierarchy = ResidentHierarchy(
+                    _chunks(connection.cursor(row_factory=tuple_row, binary=True), tags, go_on),
+                    by_parent=self._source.parent is not None,
+                    capacity=keep,
+                )
+        if len(tags) != 1:
+            return Load(None, None, None)
+        number, token, age = tags[0]
+        moment = None if age is None else _moment(float(age))
+        hierarchy.tag = Tag(int(number or 0), UUID(token))
+        return Load(hierarchy, hierarchy.tag, moment)
 
     # -- from the table ------------------------------------------------------------------------
 
@@ -174,6 +210,7 @@ class HierarchyReader:
             ancestors=definition.identifier(ancestors),
             counts=definition.identifier(counts),
             tag=self._tag(1 if name == "counts" else 0),
+            nearest=sql.SQL(_NEAREST[source.parent is not None]),
             least=sql.Literal(_SMALLEST_LABEL_CHARACTER[version >= _POSTGRES_16]),
         )
 
@@ -199,6 +236,17 @@ def _lineage(row: tuple[Any, ...]) -> Lineage:
         HierarchyNode(entity, path, name),
         tuple(map(HierarchyNode._make, zip(ids, paths, names, strict=True))),
     )
+
+
+def _chunks(
+    cursor: psycopg.Cursor[Any], tags: list[list[str | None]], go_on: Callable[[], bool]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows, many at a time; that of the tag, which has no path, is taken out."""
+    while go_on() and (chunk := cursor.execute(_FETCH).fetchall()):
+        if chunk[-1][1] is None:
+            tags += [row[4] for row in chunk if row[4] is not None]
+            chunk = [row for row in chunk if row[4] is None]
+        yield chunk
 
 
 def _loaded(rows: list[tuple[Any, ...]], values: dict[Any, Any]) -> Loaded[Any, Any]:

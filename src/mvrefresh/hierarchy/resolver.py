@@ -8,10 +8,11 @@ does not hold yet. What is found is kept under the tag that was read in the same
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from mvrefresh import api
 from mvrefresh.cache.buffer import BufferMeter
+from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import MemoryTier
 from mvrefresh.cache.sweeper import SWEEPER
 from mvrefresh.cache.tier import MISSING, Loaded, Missing
@@ -19,13 +20,16 @@ from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
 from mvrefresh.hierarchy.node import Answer
 from mvrefresh.hierarchy.reader import HierarchyReader
+from mvrefresh.hierarchy.residence import Residence
 from mvrefresh.hierarchy.source import HierarchySource
+from mvrefresh.postgres import definition
 from mvrefresh.refreshing.policy import RefreshPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
+    from mvrefresh.cache.sweeper import Swept
     from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
     from mvrefresh.hierarchy.reader import Lineage
     from mvrefresh.metrics.store import MetricsStore
@@ -34,6 +38,10 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
 
 V = TypeVar("V")
+
+LEASE: Final = 2.4
+"""Seconds for which the database's word on what is current holds: what is answered was current less
+than 2.5 seconds ago, with what the thread that ends it may be late."""
 
 
 class _Kind:
@@ -54,10 +62,13 @@ class OptimizedHierarchyResolver:
         database: Where the table, its views and the library's tables are.
         source: Their names.
         capacity: Entries of each kind that are kept in memory at most.
+        resident: Entities up to which the whole hierarchy is kept in memory; 0: never.
         ttl: Seconds for which one is kept at most; None: until the view's content changes.
         negative_ttl: Seconds for which an id that does not exist is remembered as such.
         stale: What a call with `max_staleness` does where the view is older: "live" reads the
             table itself, "raise" refuses.
+        watch: Hear of refreshes by other processes on a connection of the database's own; else
+            a look-up asks, every two seconds or so.
         meter_every: One read of a view in so many is metered for L3; 0: none.
         metrics, policy: For its refreshes, as `mvrefresh.refresh` takes them.
 
@@ -66,9 +77,9 @@ class OptimizedHierarchyResolver:
     """
 
     __slots__ = (
-        "_ancestors", "_buffers", "_caches", "_counts", "_counts_kind", "_database",
-        "_lineage_kind", "_memory", "_metrics", "_nodes", "_policy", "_reader", "_source",
-        "_stale", "_subtrees",
+        "_ancestors", "_buffers", "_caches", "_counts", "_counts_content", "_counts_kind",
+        "_database", "_lineage_kind", "_memory", "_metrics", "_nodes", "_policy", "_reader",
+        "_residence", "_source", "_stale", "_subtrees", "_swept", "_tree_content", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -77,15 +88,19 @@ class OptimizedHierarchyResolver:
         source: HierarchySource | None = None,
         *,
         capacity: int = 100_000,
+        resident: int = 100_000,
         ttl: float | None = 300.0,
         negative_ttl: float = 5.0,
         stale: Literal["live", "raise"] = "live",
         meter_every: int = 100,
+        watch: bool = True,
         metrics: MetricsStore | None = None,
         policy: RefreshPolicy | None = None,
     ) -> None:
         if stale not in ("live", "raise"):
             raise ConfigurationError(f"stale={stale!r} is neither 'live' nor 'raise'")
+        if resident < 0:
+            raise ConfigurationError(f"resident={resident} is negative; 0 is never")
         self._database = database
         self._source = source or HierarchySource()
         self._policy = policy or RefreshPolicy()
@@ -99,38 +114,51 @@ class OptimizedHierarchyResolver:
             meter=self._buffers,
         )
         self._lineage_kind, self._counts_kind = _Kind(), _Kind()
+        tracked = self._policy.coordination == "schema"
+        lease = LEASE if tracked else None
+        self._tree_content = Content(lambda: self._reader.current(0), lease=lease)
+        self._counts_content = Content(lambda: self._reader.current(1), lease=lease)
         # Apart from each other, so that a hit is the answer and not a part of one.
         self._memory: MemoryTier[Any, tuple[HierarchyNode, ...]] = MemoryTier(capacity, ttl)
         self._ancestors: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
-            self._memory,
-            self._load_ancestors,
-            lambda: self._reader.current(0),
-            negative_ttl=negative_ttl,
+            self._memory, self._load_ancestors, self._tree_content, negative_ttl=negative_ttl
         )
         self._nodes: TieredCache[Any, HierarchyNode] = TieredCache(
             MemoryTier(capacity, ttl),
             self._load_nodes,
-            lambda: self._reader.current(0),
+            self._tree_content,
             negative_ttl=negative_ttl,
         )
         self._counts: TieredCache[Any, HierarchyCounts] = TieredCache(
             MemoryTier(capacity, ttl),
             self._load_counts,
-            lambda: self._reader.current(1),
+            self._counts_content,
             negative_ttl=negative_ttl,
         )
         self._subtrees: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
             MemoryTier(max(1, capacity // 10), ttl),
             self._load_subtrees,
-            lambda: self._reader.current(0),
+            self._tree_content,
             negative_ttl=negative_ttl,
+        )
+        self._residence = Residence(
+            self._tree_content,
+            lambda go_on: self._reader.everything(resident, capacity, go_on),
+            wanted=resident > 0 and tracked,
         )
         self._caches: tuple[TieredCache[Any, Any], ...] = (
             self._ancestors, self._nodes, self._counts, self._subtrees,
         )  # fmt: skip
+        self._swept: list[Swept] = [self._tree_content, self._counts_content] if tracked else []
         if ttl is not None:
-            for cache in self._caches:
-                SWEEPER.add(cache.memory)
+            self._swept += [cache.memory for cache in self._caches]
+        for each in self._swept:
+            SWEEPER.add(each)
+        self._watch = database.watch if watch and tracked else None
+        if self._watch is not None:
+            contents = (self._tree_content, self._counts_content)
+            for view, content in zip(self._source.views, contents, strict=False):
+                self._watch.add(content, definition.identifier(view).as_string(None))
 
     # -- ancestors -----------------------------------------------------------------------------
 
@@ -150,7 +178,14 @@ class OptimizedHierarchyResolver:
             DatabaseUnavailable: It is not in memory, and the database cannot be reached.
         """
         if max_staleness is None:  # the hot path: all of it is here
-            memory = self._memory
+            resident, memory = self._residence.current, self._memory
+            if resident is not None:
+                try:
+                    chain = resident.chains[entity_id]
+                except KeyError:
+                    return self._not_kept(entity_id)
+                memory.hits += 1
+                return chain
             try:
                 record = memory.entries[entity_id]
             except KeyError:
@@ -158,8 +193,8 @@ class OptimizedHierarchyResolver:
             record.visited = True
             memory.hits += 1
             return record.value
-        if self._is_fresh(self._ancestors, max_staleness):
-            return _known(self._ancestors.get(entity_id), entity_id)
+        if self._is_fresh(self._tree_content, max_staleness):
+            return self.ancestors(entity_id)
         return _known(self._reader.live_lineages([entity_id]).get(entity_id), entity_id)[1]
 
     def ancestors_many(self, entity_ids: Iterable[Any]) -> dict[Any, tuple[HierarchyNode, ...]]:
@@ -167,11 +202,34 @@ class OptimizedHierarchyResolver:
 
         What is not in memory is read in one statement.
         """
-        return self._ancestors.get_many(entity_ids)
+        ids = list(entity_ids)
+        resident = self._residence.current
+        if resident is None:
+            chains = self._memory.all_of(ids)
+            return self._ancestors.get_many(ids) if chains is None else _paired(ids, chains)
+        found = resident.ancestors_many(ids)
+        self._memory.hits += len(found)
+        unknown = [entity for entity in ids if entity not in found] if len(found) < len(ids) else ()
+        return found | self._ancestors.get_many(unknown) if unknown else found
 
     def node(self, entity_id: Any) -> HierarchyNode:
         """An entity's id, path and name; raises as `ancestors`."""
+        resident = self._residence.current
+        if resident is not None and (node := resident.node(entity_id)) is not MISSING:
+            self._nodes.memory.hits += 1
+            return node
         return _known(self._nodes.get(entity_id), entity_id)
+
+    def nodes_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyNode]:
+        """The nodes of many entities by id, without those that do not exist."""
+        ids = list(entity_ids)
+        resident, found = self._residence.current, {}
+        if resident is not None:
+            nodes = ((entity, resident.node(entity)) for entity in ids)
+            found = {entity: node for entity, node in nodes if node is not MISSING}
+            self._nodes.memory.hits += len(found)
+        unknown = [entity for entity in ids if entity not in found]
+        return found | self._nodes.get_many(unknown) if unknown else found
 
     def path(self, entity_id: Any) -> str | None:
         """An entity's path; None if it has none. Raises as `ancestors`."""
@@ -190,7 +248,7 @@ class OptimizedHierarchyResolver:
         """
         if not entity_ids:
             raise ConfigurationError("lowest_common_ancestor() needs at least one id")
-        above, nodes = self._ancestors.get_many(entity_ids), self._nodes.get_many(entity_ids)
+        above, nodes = self.ancestors_many(entity_ids), self.nodes_many(entity_ids)
         common: HierarchyNode | None = None
         chains = []
         for entity in entity_ids:
@@ -208,9 +266,13 @@ class OptimizedHierarchyResolver:
 
         For people who look at what goes on: it counts nowhere, and keeps nothing.
         """
+        age = _age(self._tree_content.as_of)
+        resident = self._residence.current
+        if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
+            return Answer(chain, "l1", resident.tag, age)
         record = self._memory.entries.get(entity_id)
         if record is not None:
-            return Answer(record.value, "l1", self._memory.tag, _age(self._ancestors.as_of))
+            return Answer(record.value, "l1", self._memory.tag, age)
         loaded = self._reader.lineages([entity_id])
         if entity_id in loaded.values:
             return Answer(loaded.values[entity_id][1], "l4", loaded.tag, _age(loaded.as_of))
@@ -249,7 +311,7 @@ class OptimizedHierarchyResolver:
 
     def counts(self, entity_id: Any, max_staleness: float | None = None) -> HierarchyCounts:
         """How much lies below an entity; arguments and errors as of `ancestors`."""
-        if max_staleness is not None and not self._is_fresh(self._counts, max_staleness):
+        if max_staleness is not None and not self._is_fresh(self._counts_content, max_staleness):
             live = self._reader.live_counts([entity_id])
             return _known(live.get(entity_id), entity_id)
         return _known(self._counts.get(entity_id), entity_id)
@@ -274,7 +336,16 @@ class OptimizedHierarchyResolver:
         nodes = {entity: node for entity, (node, _) in loaded.values.items()}
         return Loaded(nodes, loaded.tag, loaded.as_of)
 
+    def _not_kept(self, entity_id: Any) -> tuple[HierarchyNode, ...]:
+        """What was not asked for lately, of a resident hierarchy; or is too new to be in it."""
+        resident = self._residence.current
+        if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
+            self._memory.hits += 1
+            return chain
+        return _known(self._ancestors.get(entity_id), entity_id)
+
     def _lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
+        self._residence.want()
         return self._and_live(
             self._reader.lineages(ids), ids, self._lineage_kind, self._reader.live_lineages
         )
@@ -303,18 +374,23 @@ class OptimizedHierarchyResolver:
 
     def _load_subtrees(self, keys: Sequence[Any]) -> Loaded[Any, tuple[HierarchyNode, ...]]:
         ((entity, depth, limit, after),) = keys  # one at a time: each is a range of its own
+        resident = self._residence.current
+        if resident is not None:
+            below = resident.descendants(entity, max_depth=depth, limit=limit, after=after)
+            if below is not MISSING:
+                return Loaded({keys[0]: below}, resident.tag)
         loaded = self._reader.subtree(entity, depth=depth, limit=limit, after=after)
         values = {keys[0]: loaded.values[entity]} if entity in loaded.values else {}
         return Loaded(values, loaded.tag, loaded.as_of)
 
     # -- freshness -----------------------------------------------------------------------------
 
-    def _is_fresh(self, cache: TieredCache[Any, Any], max_staleness: float) -> bool:
+    def _is_fresh(self, content: Content, max_staleness: float) -> bool:
         """Whether what is held is young enough; asks the database before it says no."""
-        age = _age(cache.as_of)
+        age = _age(content.as_of)
         if age is None or age > max_staleness:
-            cache.look_at_the_tag()  # a refresh may have found nothing changed since
-            age = _age(cache.as_of)
+            content.look()  # a refresh may have found nothing changed since
+            age = _age(content.as_of)
         if age is not None and age <= max_staleness:
             return True
         if self._stale == "raise":
@@ -344,29 +420,45 @@ class OptimizedHierarchyResolver:
 
     def look_again(self) -> None:
         """Ask which content is current, and hold nothing of any other."""
-        for cache in self._caches:
-            cache.look_at_the_tag()
+        for content in (self._tree_content, self._counts_content):
+            content.look()
 
     # -- figures -------------------------------------------------------------------------------
 
     def cache_metrics(self) -> dict[str, dict[str, Any]]:
         """What each tier has done; `hit_rate` 0 to 100, None before the first look-up.
 
-        Of "l3_cache" hits and misses are blocks of the reads that were metered.
+        Of "l1_cache" `resident` is the number of entities where the whole hierarchy is in memory,
+        else 0. Of "l3_cache" hits and misses are blocks of the reads that were metered.
         """
         memories = [cache.memory.stats() for cache in self._caches]
+        resident = self._residence.current
+        entities = 0 if resident is None else len(resident)
         hits, misses = sum(m.hits for m in memories), sum(m.misses for m in memories)
         kinds = (self._lineage_kind, self._counts_kind)
         found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
         unused, buffers = _figures(0, 0, None), self._buffers.stats()
         return {
-            "l1_cache": _figures(hits, misses, sum(m.size or 0 for m in memories)),
+            "l1_cache": _figures(hits, misses, entities + sum(m.size or 0 for m in memories))
+            | {"resident": entities},
             "l2_cache": unused,
             "l3_cache": _figures(buffers.hits, buffers.misses, None),
             "l4_cache": _figures(found, passed_on, None),
             "overall": _figures(hits + found, passed_on, None)
             | {"source_reads": sum(k.source for k in kinds)},
         }
+
+    def preload(self, timeout: float | None = None) -> bool:
+        """Load the whole hierarchy into memory now, if it fits; else look-ups do, unasked.
+
+        Args:
+            timeout: Seconds to wait at most; loading goes on.
+
+        Returns:
+            Whether it is there: not if there are more than `resident` entities, or nobody can
+            tell which content the view has.
+        """
+        return self._residence.wait(timeout)
 
     def warm(self) -> int | None:
         """Read the views into PostgreSQL's buffers, as after a restart of the server.
@@ -385,8 +477,13 @@ class OptimizedHierarchyResolver:
 
     def close(self) -> None:
         """Forget everything; the database stays the host's to close."""
+        if self._watch is not None:
+            for content in (self._tree_content, self._counts_content):
+                self._watch.remove(content)
+        self._residence.close(self._database.sever)
+        for each in self._swept:
+            SWEEPER.remove(each)
         for cache in self._caches:
-            SWEEPER.remove(cache.memory)
             cache.memory.retag(None)
 
     def __enter__(self) -> Self:
@@ -400,6 +497,10 @@ def _known(found: V | Missing | None, entity_id: Any) -> V:
     if found is MISSING or found is None:
         raise UnknownEntity(entity_id)
     return found
+
+
+def _paired(ids: Sequence[Any], chains: Sequence[V]) -> dict[Any, V]:
+    return dict(zip(ids, chains, strict=True))
 
 
 def _age(as_of: float | None) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ from mvrefresh.postgres.direct import DirectConnections
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.postgres.health import DatabaseHealth, check_health
 from mvrefresh.postgres.schema import Schema
+from mvrefresh.postgres.watch import TagWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +72,12 @@ class Database:
         timeout: Seconds to wait for a connection of the pool.
         prepare_threshold: As psycopg's; None for a pooler without prepared statements
             (PgBouncer before 1.21). Refreshes never prepare.
+        listen_dsn: A way to the server that leads round a transaction pooler, to hear of
+            refreshes; without it they are asked for every second.
+
+    Attributes:
+        schema: The library's own tables.
+        watch: Tells resolvers of refreshes; it works while there are any.
 
     Raises:
         ConfigurationError: Not exactly one source was given, or the DSN is none.
@@ -86,6 +94,7 @@ class Database:
         max_connections: int = 8,
         timeout: float = 10.0,
         prepare_threshold: int | None = 5,
+        listen_dsn: str | None = None,
     ) -> None:
         if sum(source is not None for source in (dsn, pool, connect)) != 1:
             raise ConfigurationError("Database() takes exactly one of dsn, pool=, connect=")
@@ -104,6 +113,8 @@ class Database:
         self._prepare_threshold = prepare_threshold
         self._direct = DirectConnections(self._open)
         self._lock = Lock()
+        self._listen_conninfo = None if listen_dsn is None else _conninfo(listen_dsn)
+        self.watch = TagWatch(self)
         self._closed = False
         self._pid = os.getpid()
         _databases.add(self)
@@ -171,6 +182,22 @@ class Database:
             DatabaseUnavailable: The database cannot be reached.
         """
         return self._direct.lend()
+
+    @contextmanager
+    def listening(self) -> Iterator[AnyConnection]:
+        """A connection of its own for who listens; closed at the end of the block.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached.
+        """
+        lender = self._direct
+        if self._listen_conninfo is not None:
+            lender = DirectConnections(partial(psycopg.connect, self._listen_conninfo))
+        with lender.lend(fresh=True) as connection:
+            try:
+                yield connection
+            finally:
+                connection.close()  # who has it next would hear what is said here
 
     def _open(self) -> AnyConnection:
         if self._factory is not None:

@@ -1,0 +1,207 @@
+"""Which content of a view is current, as far as this process knows: one place for all that hold it.
+
+Who reads a value reads its tag with it. Where that is another than the one known here, somebody has
+refreshed the view, or the read was of an old snapshot: `settle` asks which it is. Whoever watches
+the tags says what it has seen by `tell`. What is held of an earlier content is gone before either
+returns.
+
+**A lease** bounds what is not noticed: every answer of the database renews it, from the moment at
+which it was *asked*. Without an answer the content goes **blind** when the lease ends: what is held
+is parked, and nothing is answered from it. The next answer ends that, whoever asked: the same tag,
+and what was parked comes back; another, and it is dropped. So nothing is ever answered that was
+not current within the lease, whatever fails. A watch asks before the lease ends, so that no
+look-up has to.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from mvrefresh.cache.forks import made_anew_after_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mvrefresh.cache.tier import Tag
+
+
+class Follower(Protocol):
+    """Holds values under the content's tag."""
+
+    def retag(self, tag: Tag | None, *, park: bool = False) -> None:
+        """Hold what is of this tag, and nothing else.
+
+        Args:
+            tag: None: hold nothing.
+            park: Put aside what is held; it comes back if its tag is the next.
+        """
+        ...
+
+    def after_fork(self) -> None:
+        """Called in a forked child: a lock that is held now is held for ever."""
+        ...
+
+
+class Question(NamedTuple):
+    """One that is about to be put to the database.
+
+    Attributes:
+        number: Of two, the later one has the higher.
+        at: When it was asked, by the content's clock.
+    """
+
+    number: int
+    at: float
+
+
+class Content:
+    """The tag of a view's content, and those who hold values under it. Any thread may ask.
+
+    Args:
+        current: Reads the tag that is current, and the moment its content stands for.
+        lease: Seconds for which an answer of the database holds; None: until the next one.
+        clock: Seconds; for tests.
+
+    Attributes:
+        tag: The tag; None while it is unknown.
+        blind: Whether the lease has ended.
+    """
+
+    __slots__ = (
+        "__weakref__", "_changing", "_clock", "_current", "_followers", "_lease", "_looking",
+        "_numbers", "_seen", "_standing", "_standing_lock", "_until", "blind", "tag",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        current: Callable[[], tuple[Tag | None, float | None]],
+        *,
+        lease: float | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.tag: Tag | None = None
+        self.blind = False
+        self._current = current
+        self._lease = lease
+        self._clock = clock
+        self._until: float | None = None
+        self._followers: list[Follower] = []
+        self._numbers = count(1)
+        self._seen = 0
+        self._standing: tuple[Tag | None, float | None] = (None, None)
+        self._make_locks()
+        made_anew_after_fork(self)
+
+    def _make_locks(self) -> None:
+        self._looking = Lock()  # one asks the database; who comes meanwhile waits for the answer
+        self._changing = Lock()  # one tag after the other
+        self._standing_lock = Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: nobody is in the middle of anything, and nobody watches."""
+        self._make_locks()
+        for follower in self._followers:
+            follower.after_fork()
+        self._go_blind()
+
+    @property
+    def as_of(self) -> float | None:
+        """The moment for which the content stands, by the monotonic clock; None if unknown."""
+        tag, moment = self._standing
+        return moment if tag == self.tag else None
+
+    def follow(self, follower: Follower) -> None:
+        """Tell it the tag at once, and every other that comes to be current."""
+        with self._changing:
+            self._followers.append(follower)
+            follower.retag(self.tag)
+
+    # -- what the database says ----------------------------------------------------------------
+
+    def ask(self) -> Question:
+        """To be called before the database is asked which content is current; for `tell`."""
+        return Question(next(self._numbers), self._clock())
+
+    def tell(self, question: Question, tag: Tag | None, moment: float | None) -> None:
+        """What the database answered: this content is current.
+
+        Of no effect where a later question has been answered: its answer is not older than this.
+        """
+        with self._changing:
+            if question.number < self._seen:
+                return
+            self._seen = question.number
+            if self._lease is not None:
+                self._until = question.at + self._lease
+            self.blind = False
+            if tag != self.tag:
+                self.tag = tag
+                for follower in self._followers:
+                    follower.retag(tag)
+        self.stand(tag, moment)
+
+    def look(self) -> None:
+        """Ask which content is current; with the same, all that is held stays."""
+        with self._looking:
+            self._look()
+
+    def settle(self, tag: Tag | None) -> None:
+        """Find out which is current, `tag` or the one that is known; many may find it at once."""
+        if tag != self.tag:
+            with self._looking:
+                if tag != self.tag:  # nobody else has found out meanwhile
+                    self._look()
+
+    def see(self) -> None:
+        """If it is blind, ask: so that nobody is sent to the database for what is parked."""
+        if self.blind:
+            with self._looking:
+                if self.blind:
+                    self._look()
+
+    def _look(self) -> None:
+        question = self.ask()
+        self.tell(question, *self._current())
+
+    def stand(self, tag: Tag | None, moment: float | None) -> None:
+        """The content `tag` stands for this moment at least, if it is the current one."""
+        with self._standing_lock:
+            if tag != self.tag:
+                return
+            known, before = self._standing
+            if tag != known or (moment is not None and (before is None or before < moment)):
+                self._standing = (tag, moment)
+
+    def publish(self, tag: Tag | None, hold: Callable[[], None]) -> bool:
+        """Call `hold` if `tag` is the current one, before another can be; whether it was."""
+        with self._changing:
+            if tag is None or tag != self.tag:
+                return False
+            hold()
+            return True
+
+    # -- the lease -----------------------------------------------------------------------------
+
+    def sweep(self) -> float | None:
+        """Go blind where the lease has ended.
+
+        Returns:
+            Seconds until that has to be looked at again.
+        """
+        with self._changing:
+            if self.blind or self._until is None:
+                return self._lease  # one that begins from now on
+            left = self._until - self._clock()
+            if left <= 0:
+                self._go_blind()
+                return self._lease
+            return left
+
+    def _go_blind(self) -> None:
+        self.blind = True
+        self.tag = None
+        for follower in self._followers:
+            follower.retag(None, park=True)

@@ -1,0 +1,173 @@
+"""Keeps the whole hierarchy in memory where it fits, loaded in the background after each change.
+
+Until it is loaded, and from the moment at which another content becomes current until that is,
+look-ups go the usual way: nobody waits for a load, and nobody gets an answer of an earlier content.
+"""
+
+from __future__ import annotations
+
+import logging
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mvrefresh.refreshing.threads import crew_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mvrefresh.cache.content import Content
+    from mvrefresh.cache.tier import Tag
+    from mvrefresh.hierarchy.resident import ResidentHierarchy
+    from mvrefresh.refreshing.threads import Work
+
+log = logging.getLogger("mvrefresh")
+
+_TRIES: Final = 3  # against a view that is refreshed while it is read
+_AGAIN_AFTER_FAILURE: Final = 10.0  # seconds
+_SHARE: Final = 4  # the pause after loads in vain is so many times as long as they took
+
+
+class Load(NamedTuple):
+    """What a read of the whole view gave.
+
+    Attributes:
+        hierarchy: None: it is too big.
+        tag, as_of: As in `Loaded`.
+    """
+
+    hierarchy: ResidentHierarchy | None
+    tag: Tag | None
+    as_of: float | None
+
+
+class Residence:
+    """Where the resident hierarchy is, if it is there. Any thread may ask.
+
+    Args:
+        content: Of the view.
+        load: Reads all of it; asks its argument now and then whether to go on.
+        wanted: False: it is never loaded.
+
+    Attributes:
+        current: The hierarchy of the current content; None while it is not in memory.
+        loads: How often it was loaded.
+        seconds: How long the last load took.
+    """
+
+    __slots__ = (
+        "_closed", "_content", "_load", "_loading", "_lock", "_not_before", "_parked", "_refused",
+        "_work", "current", "loads", "seconds",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        content: Content,
+        load: Callable[[Callable[[], bool]], Load],
+        *,
+        wanted: bool = True,
+    ) -> None:
+        self.current: ResidentHierarchy | None = None
+        self.loads = 0
+        self.seconds: float | None = None
+        self._content = content
+        self._load = load
+        self._lock = Lock()
+        self._loading = False
+        self._not_before = 0.0
+        self._refused: Tag | None = None  # the content that was too big
+        self._closed = not wanted
+        self._work: Work[None] | None = None
+        self._parked: ResidentHierarchy | None = None
+        content.follow(self)
+
+    def retag(self, tag: Tag | None, *, park: bool = False) -> None:
+        """Forget what is of another content, and load this one if there was one before."""
+        there, self.current = self.current, None
+        if park:
+            self._parked = there or self._parked
+            return
+        parked, self._parked = self._parked, None
+        if parked is not None and tag is not None and parked.tag == tag:
+            self.current = parked
+        elif tag is not None and (there is not None or parked is not None):
+            self.want()
+
+    def after_fork(self) -> None:
+        """In a forked child: nobody is in the middle of anything."""
+        self._lock = Lock()
+        self._loading = False
+
+    def want(self) -> None:
+        """Load it, if that is not being done and there is hope; returns at once."""
+        if self.current is None and self._may_begin():
+            with self._lock:
+                if self._may_begin():
+                    self._loading = True
+                    self._work = crew_thread(self, "mvrefresh-resident", self._run)
+
+    def _may_begin(self) -> bool:
+        return (
+            not self._loading
+            and not self._closed
+            and monotonic() >= self._not_before
+            and (self._refused is None or self._refused != self._content.tag)
+        )
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Load it now, and wait for it; whether it is there then."""
+        self.want()
+        work = self._work
+        if work is not None:
+            work.thread.join(timeout)
+        return self.current is not None
+
+    def _run(self) -> None:
+        began = monotonic()
+        try:
+            if not any(self._settled() for _ in range(_TRIES)):
+                # It is refreshed faster than it is loaded: the usual way is better then.
+                self._not_before = monotonic() + _SHARE * (monotonic() - began)
+        except Exception as error:  # noqa: BLE001 - look-ups go on without
+            self._not_before = monotonic() + _AGAIN_AFTER_FAILURE
+            if not self._closed:
+                log.warning("the hierarchy could not be loaded into memory: %s", error)
+        finally:
+            self._loading = False
+
+    def _settled(self) -> bool:
+        """Load once; whether that decided it."""
+        began = monotonic()
+        found = self._load(lambda: not self._closed)
+        if self._closed:
+            return True
+        self._content.settle(found.tag)
+        if found.hierarchy is None or found.tag is None:
+            self._refused = found.tag
+            self._not_before = monotonic() + _AGAIN_AFTER_FAILURE
+            return True
+
+        def move_in() -> None:
+            self.current = found.hierarchy
+
+        if not self._content.publish(found.tag, move_in):
+            return False
+        self._content.stand(found.tag, found.as_of)
+        self.loads += 1
+        self.seconds = monotonic() - began
+        return True
+
+    def close(self, hang_up: Callable[[object], None]) -> None:
+        """Forget it, and load it no more.
+
+        Args:
+            hang_up: Ends what the threads of a crew wait for in the database.
+        """
+        with self._lock:
+            self._closed = True
+            work = self._work
+        if work is not None:
+            while work.thread.is_alive():
+                hang_up(self)
+                work.thread.join(0.05)
+        self.current = self._parked = None

@@ -1,0 +1,286 @@
+"""Watches which contents are current, so that no look-up has to ask.
+
+One thread and one connection a database, whatever number of views. It asks for all tags every
+second, in one statement, and tells each `Content`, whose lease that renews. That is the guarantee.
+A notification of a refresh makes it ask at once: that is the accelerator. Notifications alone would
+not do: a server that is stopped, or a proxy that goes silent, looks from here like one on which
+nobody refreshes anything.
+
+The connection is its own and goes straight to the primary: a transaction pooler accepts LISTEN and
+hands the connection to somebody else. Where one is noticed, tags are asked for and nothing is
+listened to. The protocol is libpq's own, without waiting in it: every wait here has an end.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+from contextlib import closing, contextmanager, suppress
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import psycopg
+from psycopg import pq, sql
+
+from mvrefresh.cache.forks import made_anew_after_fork
+from mvrefresh.cache.tier import Tag
+from mvrefresh.errors import DatabaseUnavailable, MvrefreshError
+from mvrefresh.postgres.faults import message_of
+from mvrefresh.postgres.notify import CHANNEL
+from mvrefresh.postgres.sql import text
+from mvrefresh.refreshing.threads import OurThread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mvrefresh.cache.content import Content
+    from mvrefresh.postgres.database import Database
+
+log = logging.getLogger("mvrefresh")
+
+EVERY: Final = 1.0  # seconds between two questions
+PATIENCE: Final = 1.0  # seconds until an answer has to be there
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before the next connection
+
+Row = tuple[bytes | None, ...]
+
+
+class Stopped(Exception):  # noqa: N818 - what happened
+    """The watch is to end."""
+
+
+class TagWatch:
+    """Tells contents of a database what is current. Any thread may add one.
+
+    Args:
+        database: Where the views are.
+        every: Seconds between two questions.
+        patience: Seconds until an answer has to be there.
+
+    Attributes:
+        state: "off", "connecting", "listening", or "polling" (behind a transaction pooler).
+        asked: How many times it has asked.
+    """
+
+    def __init__(
+        self, database: Database, *, every: float = EVERY, patience: float = PATIENCE
+    ) -> None:
+        self.state = "off"
+        self.asked = 0
+        self._database = database
+        self._every = every
+        self._patience = patience
+        self._contents: dict[Content, str] = {}
+        self._lock = Lock()
+        self._thread: OurThread | None = None
+        self._bell: socket.socket | None = None
+        made_anew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread is the parent's. The next look-up there begins anew."""
+        self._lock = Lock()
+        self._thread = self._bell = None
+        self.state = "off"
+
+    # -- who is told ---------------------------------------------------------------------------
+
+    def add(self, content: Content, view: str) -> None:
+        """Tell a content of this view (as SQL reads its name), from now on."""
+        with self._lock:
+            self._contents[content] = view
+            self._ring()
+        self.go_on()
+
+    def remove(self, content: Content) -> None:
+        """Tell it no more; with the last one the thread ends, and this waits for it."""
+        with self._lock:
+            self._contents.pop(content, None)
+            thread = None if self._contents else self._thread
+            self._ring()
+        if thread is not None:
+            thread.join(2 * self._patience)
+
+    def go_on(self) -> None:
+        """See that there is a thread, as in a child that was forked since."""
+        if self._thread is None:
+            with self._lock:
+                self._begin()
+
+    def _begin(self) -> None:
+        if self._thread is not None or not self._contents:
+            return
+        ours, bell = socket.socketpair()
+        for end in (ours, bell):
+            end.setblocking(False)  # noqa: FBT003 - the standard library's way
+        self._bell, self.state = bell, "connecting"
+        self._thread = OurThread(
+            crew=self, target=self._run, args=(ours, bell), name="mvrefresh-watch"
+        )
+        self._thread.start()
+
+    def _ring(self) -> None:
+        if self._bell is not None:
+            with suppress(BlockingIOError):  # it has been rung often enough
+                self._bell.send(b"\0")
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def _run(self, ours: socket.socket, bell: socket.socket) -> None:
+        pause = _FIRST_PAUSE
+        with closing(ours), closing(bell), selectors.DefaultSelector() as selector:
+            selector.register(ours, selectors.EVENT_READ)
+            while not self._ended():
+                asked = self.asked
+                try:
+                    with self._database.listening() as connection:
+                        _Visit(self, connection, selector, ours).stay()
+                except (MvrefreshError, psycopg.Error, OSError) as error:
+                    log.warning("the tags of the views cannot be watched: %s", message_of(error))
+                except Stopped:
+                    continue
+                self.state = "connecting"
+                pause = _FIRST_PAUSE if self.asked > asked else min(2 * pause, _LONGEST_PAUSE)
+                selector.select(pause)
+                _drain(ours)
+
+    def _ended(self) -> bool:
+        """Whether nobody is to be told any more; then another thread may be the next."""
+        with self._lock:
+            if self._contents:
+                return False
+            self._thread = self._bell = None
+            self.state = "off"
+            return True
+
+    def whom_to_tell(self) -> dict[Content, str]:
+        """The contents, and their views."""
+        with self._lock:
+            return dict(self._contents)
+
+    def statement(self, contents: dict[Content, str]) -> bytes:
+        """The question for their tags, in one statement."""
+        views = [
+            sql.SQL("({}, {})").format(sql.Literal(place), sql.Literal(view))
+            for place, view in enumerate(contents.values())
+        ]
+        state = self._database.schema.identifier("state")
+        question = sql.SQL(text("tags")).format(views=sql.SQL(", ").join(views), state=state)
+        return question.as_bytes(None)
+
+
+class _Visit:
+    """One connection, for as long as it lasts."""
+
+    def __init__(
+        self,
+        watch: TagWatch,
+        connection: psycopg.Connection[object],
+        selector: selectors.BaseSelector,
+        bell: socket.socket,
+    ) -> None:
+        self._watch = watch
+        self._pgconn = connection.pgconn
+        self._selector = selector
+        self._bell = bell
+        self._contents: dict[Content, str] = {}
+        self._statement = b""
+
+    def stay(self) -> None:
+        """Ask and tell, again and again.
+
+        Raises:
+            DatabaseUnavailable: An answer did not come in time.
+            psycopg.Error, OSError: The connection broke.
+            Stopped: Nobody is to be told any more.
+        """
+        watch, pgconn = self._watch, self._pgconn
+        with _registered(self._selector, pgconn.socket):
+            ((pid,),) = self._answer(b"SELECT pg_backend_pid()")
+            if pid is not None and int(pid) == pgconn.backend_pid:
+                self._answer(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)).as_bytes(None))
+                watch.state = "listening"
+            else:
+                watch.state = "polling"
+            while True:
+                asked = monotonic()
+                self._ask_and_tell()
+                self._wait_until(asked + watch._every)  # noqa: SLF001 - one object in two parts
+
+    def _ask_and_tell(self) -> None:
+        contents = self._watch.whom_to_tell()
+        if not contents:
+            raise Stopped
+        if contents != self._contents:
+            self._contents, self._statement = contents, self._watch.statement(contents)
+        asked = [(content, content.ask()) for content in contents]
+        rows = self._answer(self._statement)
+        self._watch.asked += 1
+        for place, number, token, age in rows:
+            content, question = asked[int(place or b"0")]
+            if number is None or token is None:
+                content.tell(question, None, None)
+            else:
+                tag = Tag(int(number), UUID(token.decode()))
+                content.tell(question, tag, None if age is None else monotonic() - float(age))
+
+    def _wait_until(self, moment: float) -> None:
+        """Wait for the moment, for a notification, or for the bell."""
+        pgconn = self._pgconn
+        while pgconn.notifies() is None:
+            left = moment - monotonic()
+            if left <= 0:
+                return
+            ready = {key.fileobj for key, _ in self._selector.select(left)}
+            if self._bell in ready:
+                _drain(self._bell)
+                return
+            if ready:
+                pgconn.consume_input()
+        while pgconn.notifies() is not None:  # one question answers them all
+            pass
+
+    def _answer(self, statement: bytes) -> list[Row]:
+        """The rows that a statement gives, as text; within the patience."""
+        pgconn, deadline = self._pgconn, monotonic() + self._watch._patience  # noqa: SLF001
+        pgconn.send_query(statement)
+        rows: list[Row] = []
+        while True:
+            while pgconn.is_busy():
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise DatabaseUnavailable("the server did not answer in time")
+                pgconn.flush()
+                ready = {key.fileobj for key, _ in self._selector.select(left)}
+                if self._bell in ready:
+                    _drain(self._bell)
+                    if not self._watch.whom_to_tell():
+                        raise Stopped
+                if ready - {self._bell}:
+                    pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                return rows
+            if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+                raise psycopg.errors.error_from_result(result)
+            rows += [
+                tuple(result.get_value(row, column) for column in range(result.nfields))
+                for row in range(result.ntuples)
+            ]
+
+
+@contextmanager
+def _registered(selector: selectors.BaseSelector, fd: int) -> Iterator[None]:
+    selector.register(fd, selectors.EVENT_READ)
+    try:
+        yield
+    finally:
+        selector.unregister(fd)
+
+
+def _drain(bell: socket.socket) -> None:
+    with suppress(BlockingIOError):
+        while bell.recv(1024):
+            pass

@@ -1,0 +1,248 @@
+"""Which content is current, and for how long that is believed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from uuid import UUID
+
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mvrefresh.cache.content import Content
+from mvrefresh.cache.memory import MemoryTier
+from mvrefresh.cache.tier import MISSING, Loaded, Tag
+from mvrefresh.cache.tiered import TieredCache
+
+LEASE = 2.5
+
+
+def tag_of(number):
+    return Tag(number, UUID(int=number))
+
+
+class World:
+    """A view whose values are the number of the refresh that they are from."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.number = 1
+        self.away = False
+        self.asked = 0
+        self.content = Content(self.current, lease=LEASE, clock=lambda: self.now)
+        self.memory = MemoryTier(100)
+        self.cache = TieredCache(self.memory, self.load, self.content)
+
+    def current(self):
+        self.asked += 1
+        if self.away:
+            raise ConnectionError
+        return tag_of(self.number), None
+
+    def load(self, keys):
+        if self.away:
+            raise ConnectionError
+        return Loaded(dict.fromkeys(keys, self.number), tag_of(self.number))
+
+
+@pytest.fixture
+def world():
+    world = World()
+    world.content.look()
+    world.memory.put_many({"a": 1}, tag_of(1))
+    return world
+
+
+def test_when_the_lease_ends_nothing_is_answered(world):
+    world.now = LEASE
+    assert world.content.sweep() == LEASE
+    assert world.content.blind
+    assert world.content.tag is None
+    assert world.memory.get("a") is MISSING
+
+
+def test_until_then_all_is(world):
+    world.now = LEASE - 0.1
+    assert world.content.sweep() == pytest.approx(0.1)
+    assert world.memory.get("a") == 1
+
+
+def test_the_same_tag_brings_back_what_was_parked(world):
+    world.now = LEASE
+    world.content.sweep()
+    world.content.look()
+    assert not world.content.blind
+    assert world.memory.get("a") == 1
+
+
+def test_another_drops_it_for_good(world):
+    world.now = LEASE
+    world.content.sweep()
+    world.number = 2
+    world.content.look()
+    assert world.memory.get("a") is MISSING
+    world.content.tell(world.content.ask(), tag_of(1), None)
+    assert world.memory.get("a") is MISSING
+
+
+def test_a_look_up_ends_blindness_by_one_question(world):
+    world.now = LEASE
+    world.content.sweep()
+    asked = world.asked
+    assert world.cache.get("a") == 1
+    assert world.cache.get_many(["a", "b"]) == {"a": 1, "b": 1}
+    assert world.asked == asked + 1
+
+
+def test_a_batch_ends_it_too(world):
+    world.now = LEASE
+    world.content.sweep()
+    assert world.cache.get_many(["a"]) == {"a": 1}
+    assert not world.content.blind
+
+
+def test_without_the_database_a_blind_look_up_fails(world):
+    world.now = LEASE
+    world.content.sweep()
+    world.away = True
+    with pytest.raises(ConnectionError):
+        world.cache.get("a")
+    assert world.content.blind
+    world.away = False
+    assert world.cache.get("a") == 1
+
+
+def test_the_lease_counts_from_the_question(world):
+    question = world.content.ask()
+    world.now = 2.0  # the answer took so long
+    world.content.tell(question, tag_of(1), None)
+    world.now = LEASE
+    world.content.sweep()
+    assert world.content.blind
+
+
+def test_an_answer_that_was_overtaken_says_nothing(world):
+    early, late = world.content.ask(), world.content.ask()
+    world.content.tell(late, tag_of(2), None)
+    world.content.tell(early, tag_of(1), None)
+    assert world.content.tag == tag_of(2)
+
+
+def test_without_a_lease_it_is_never_blind():
+    content = Content(lambda: (tag_of(1), None))
+    content.look()
+    assert content.sweep() is None
+    assert content.tag == tag_of(1)
+
+
+def test_values_that_are_parked_can_be_discarded(world):
+    world.now = LEASE
+    world.content.sweep()
+    world.memory.discard(["a"])
+    world.content.look()
+    assert world.memory.get("a") is MISSING
+
+
+def test_what_was_parked_too_long_has_expired(world):
+    memory = MemoryTier(10, 1.0, clock=lambda: world.now)
+    memory.retag(tag_of(1))
+    memory.put_many({"a": 1}, tag_of(1))
+    memory.retag(None, park=True)
+    world.now += 1
+    memory.retag(tag_of(1))
+    assert memory.get("a") is MISSING
+
+
+def test_nothing_is_published_under_a_tag_that_is_over(world):
+    held = []
+    assert world.content.publish(tag_of(1), lambda: held.append(1))
+    assert not world.content.publish(tag_of(2), lambda: held.append(2))
+    assert not world.content.publish(None, lambda: held.append(3))
+    assert held == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_blind_and_no_lock_is_held_there(world):
+    gate, done = threading.Event(), threading.Event()
+
+    def hold():
+        with world.content._changing, world.memory._lock, world.cache._lock:
+            gate.set()
+            done.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    gate.wait(20)
+    child = os.fork()
+    if not child:
+        wrong = 1
+        try:
+            blind = world.content.blind and world.memory.get("a") is MISSING
+            wrong = 0 if blind and world.cache.get("a") == 1 else 2
+        finally:
+            os._exit(wrong)
+    done.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert world.memory.get("a") == 1
+
+
+class Bounded(RuleBasedStateMachine):
+    """Whatever happens, no answer was over for longer than the lease."""
+
+    def __init__(self):
+        super().__init__()
+        self.world = World()
+        self.ended = {}  # the moments at which contents were replaced
+
+    def check(self, answer):
+        over = self.ended.get(answer)
+        assert over is None or self.world.now - over <= LEASE + 0.05
+
+    @rule()
+    def refreshed_elsewhere(self):
+        self.ended[self.world.number] = self.world.now
+        self.world.number += 1
+
+    @rule(key=st.sampled_from("ab"))
+    def get(self, key):
+        try:
+            self.check(self.world.cache.get(key))
+        except ConnectionError:
+            assert self.world.away
+
+    @rule()
+    def get_many(self):
+        try:
+            for value in self.world.cache.get_many("ab").values():
+                self.check(value)
+        except ConnectionError:
+            assert self.world.away
+
+    @rule(away=st.booleans())
+    def the_database_is(self, away):
+        self.world.away = away
+
+    @rule()
+    def watched(self):
+        if not self.world.away:
+            self.world.content.look()
+
+    @rule(steps=st.integers(1, 60))
+    def time_passes(self, steps):
+        for _ in range(steps):
+            self.world.now += 0.05
+            self.world.content.sweep()
+
+    @invariant()
+    def what_is_held_is_of_the_tag(self):
+        tag = self.world.memory.tag
+        assert tag == self.world.content.tag
+        for record in self.world.memory.entries.values():
+            assert record.value == tag.refresh_no
+
+
+TestBounded = Bounded.TestCase
+TestBounded.settings = settings(max_examples=100, stateful_step_count=40)
