@@ -1,10 +1,11 @@
-"""A TCP proxy that loses the server's answer to a message, as a network may."""
+"""TCP proxies that do what a network may: lose an answer, go silent."""
 
 from __future__ import annotations
 
 import select
 import socket
 import threading
+from contextlib import suppress
 from typing import Self
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -76,3 +77,80 @@ class LosesTheAnswer:
                             losing = True
                     elif not losing:
                         client.sendall(data)
+
+
+class GoesSilent:
+    """Forwards everything, until it is told to hold still: connections stay, and nothing moves.
+
+    As a network that drops packets does, or a server that is suspended: no end of a stream is
+    seen, on either side. What was sent meanwhile arrives when it speaks again.
+
+    Args:
+        dsn: A server reachable by TCP.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._speaking = threading.Event()
+        self._speaking.set()
+        self._over = False
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def dsn(self) -> str:
+        """The way through the proxy."""
+        port = self._listener.getsockname()[1]
+        return make_conninfo(self._dsn, host="127.0.0.1", port=port)
+
+    def go_silent(self) -> None:
+        self._speaking.clear()
+
+    def speak(self) -> None:
+        self._speaking.set()
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._speaking.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, work, *args: object) -> None:
+        thread = threading.Thread(target=work, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        target = conninfo_to_dict(self._dsn)
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._speaking.wait()
+            server = socket.create_connection((target["host"], int(target["port"])))
+            self._sockets += [client, server]
+            self._start(self._forward, client, server)
+            self._start(self._forward, server, client)
+
+    def _forward(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self._speaking.wait()
+                if self._over:
+                    break
+                to.sendall(data)
+        for end in (source, to):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()

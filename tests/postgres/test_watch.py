@@ -1,0 +1,197 @@
+"""One connection that hears of refreshes and asks for tags, and what may happen to it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from tests.conftest import required
+from tests.pooler import PgBouncer
+from tests.proxy import GoesSilent
+
+import mvrefresh
+from mvrefresh import Database, Schema
+from mvrefresh.cache.content import Content
+
+PATIENCE = 20
+
+
+class Heard:
+    """Follows a content, and tells what became of it."""
+
+    def __init__(self):
+        self.content = Content(self.nobody, lease=2.4)
+        self.tags = queue.Queue()
+        self.content.follow(self)
+        self.next()
+
+    @staticmethod
+    def nobody():
+        raise AssertionError("it is told, and need not ask")
+
+    def retag(self, tag, *, park=False):
+        self.tags.put(("blind", None) if park else ("told", tag))
+
+    def after_fork(self):
+        pass
+
+    def next(self):
+        return self.tags.get(timeout=PATIENCE)
+
+
+@pytest.fixture
+def view(conn):
+    Schema().apply(conn)
+    conn.execute("CREATE TABLE t (x int); CREATE MATERIALIZED VIEW v AS SELECT * FROM t")
+    return "public.v"
+
+
+@pytest.fixture
+def tcp_dsn(postgres, conn):
+    return postgres.dsn(conn.info.dbname, tcp=True)
+
+
+@pytest.fixture
+def pooled(dsn):
+    with ExitStack() as stack:
+        with required():
+            bouncer = stack.enter_context(PgBouncer(dsn))
+        yield bouncer.pooled()
+
+
+@contextmanager
+def watching(database, view, heard):
+    database.watch.add(heard.content, view)
+    try:
+        yield database.watch
+    finally:
+        database.watch.remove(heard.content)
+
+
+def test_it_tells_what_is_current_and_what_comes_to_be(dsn, conn, view):
+    heard = Heard()
+    with Database(dsn) as database:
+        first = mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard) as watch:
+            what, tag = heard.next()
+            assert (what, tag.refresh_no) == ("told", 1)
+            assert watch.state == "listening"
+            asked = watch.asked
+            conn.execute("INSERT INTO t VALUES (1)")
+            second = mvrefresh.refresh_materialized_view(database, view)
+            assert heard.next() == ("told", (2, second.content_token))
+            assert watch.asked <= asked + 3  # at once, and not by asking ever faster
+        assert watch.state == "off"
+    assert first.content_token == tag.content_token
+
+
+def test_what_nobody_notifies_of_is_found_by_asking(dsn, conn, view):
+    heard = Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard):
+            assert heard.next()[1].refresh_no == 1
+            conn.execute("REFRESH MATERIALIZED VIEW v")
+            assert heard.next() == ("told", None)
+
+
+def test_a_view_that_is_dropped_and_made_again(dsn, conn, view):
+    heard = Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard):
+            before = heard.next()[1]
+            conn.execute("DROP MATERIALIZED VIEW v")
+            assert heard.next() == ("told", None)
+            conn.execute("CREATE MATERIALIZED VIEW v AS SELECT * FROM t")
+            mvrefresh.refresh_materialized_view(database, view)
+            after = heard.next()[1]
+    assert after.refresh_no == before.refresh_no
+    assert after != before
+
+
+def test_a_backend_that_is_ended_is_replaced(dsn, conn, view):
+    heard = Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard):
+            heard.next()
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE query LIKE '%to_regclass%' AND pid <> pg_backend_pid()"
+            )
+            conn.execute("INSERT INTO t VALUES (1)")
+            mvrefresh.refresh_materialized_view(database, view)
+            while (told := heard.next())[1] is None:
+                assert told[0] == "blind"
+            assert told[1].refresh_no == 2
+
+
+def test_a_way_that_goes_silent_is_left_and_taken_again(tcp_dsn, dsn, conn, view):
+    heard = Heard()
+    with GoesSilent(tcp_dsn) as proxy, Database(proxy.dsn) as database, Database(dsn) as other:
+        mvrefresh.refresh_materialized_view(other, view)
+        with watching(database, view, heard) as watch:
+            tag = heard.next()[1]
+            proxy.go_silent()
+            asked = watch.asked
+            conn.execute("INSERT INTO t VALUES (1)")
+            mvrefresh.refresh_materialized_view(other, view)
+            threading.Event().wait(1.5)
+            assert watch.asked <= asked + 1
+            assert heard.content.tag == tag
+            proxy.speak()
+            assert heard.next()[1].refresh_no == 2
+
+
+def test_two_contents_share_one_connection_and_one_question(dsn, conn, view):
+    conn.execute("CREATE MATERIALIZED VIEW w AS SELECT * FROM t")
+    one, two = Heard(), Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh(database)
+        with (
+            watching(database, view, one) as watch,
+            watching(database, "public.w", two),
+        ):
+            assert one.next()[1].refresh_no == two.next()[1].refresh_no == 1
+            (count,) = conn.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE query LIKE '%to_regclass%' AND pid <> pg_backend_pid()"
+            ).fetchone()
+            assert count == 1
+            assert watch._thread is not None
+        assert watch._thread is None
+
+
+def test_without_the_librarys_tables_it_says_so_and_goes_on(dsn, conn, caplog):
+    conn.execute("CREATE MATERIALIZED VIEW v AS SELECT 1 AS x")
+    heard = Heard()
+    with Database(dsn) as database, watching(database, "public.v", heard):
+        while "cannot be watched" not in caplog.text:
+            threading.Event().wait(0.01)
+        Schema().apply(conn)
+        mvrefresh.refresh_materialized_view(database, "public.v")
+        assert heard.next()[1].refresh_no == 1
+
+
+def test_behind_a_transaction_pooler_it_asks_and_does_not_listen(pooled, conn, view):
+    heard = Heard()
+    with Database(pooled, prepare_threshold=None) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard) as watch:
+            assert heard.next()[1].refresh_no == 1
+            assert watch.state == "polling"
+            conn.execute("INSERT INTO t VALUES (1)")
+            mvrefresh.refresh_materialized_view(database, view)
+            assert heard.next()[1].refresh_no == 2
+
+
+def test_round_a_pooler_it_listens(pooled, dsn, conn, view):
+    heard = Heard()
+    with Database(pooled, prepare_threshold=None, listen_dsn=dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard) as watch:
+            heard.next()
+            assert watch.state == "listening"
