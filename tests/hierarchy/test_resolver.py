@@ -277,49 +277,6 @@ class TestFreshness:
         assert resolver.look_up(31)[1:] == ("source", None, 0.0)
 
 
-class TestOddEntities:
-    def test_without_a_path(self, resolver, conn):
-        conn.execute("INSERT INTO entities VALUES (40, NULL, 'nowhere', 'x')")
-        resolver.refresh_all_materialized_views()
-        assert resolver.ancestors(40) == ()
-        assert resolver.path(40) is None
-        assert resolver.node(40).depth is None
-        assert resolver.descendants(40) == ()
-        assert resolver.counts(40).depth is None
-
-    @pytest.mark.parametrize("wrong", ["x", 3.5, 2**70, b"x", (1,)])
-    def test_ids_of_another_type(self, resolver, wrong):
-        with pytest.raises((errors.ConfigurationError, errors.UnknownEntity)):
-            resolver.ancestors(wrong)
-
-    def test_two_hundred_levels_and_their_live_reading(self, resolver, conn):
-        path = ".".join(f"l{n}" for n in range(200))
-        conn.execute(
-            "INSERT INTO entities SELECT 1000 + n, subpath(%s::ltree, 0, n + 1), 'n', 'x'"
-            " FROM generate_series(0, 199) n",
-            (path,),
-        )
-        live = resolver.ancestors(1199)
-        assert [n.id for n in live] == list(range(1000, 1199))
-        resolver.refresh_all_materialized_views()
-        assert resolver.ancestors(1199) == live
-        assert len(resolver.descendants(1000)) == 199
-
-    def test_many_children(self, resolver, conn):
-        conn.execute(
-            "INSERT INTO entities SELECT 10000 + n, ('z.c' || n)::ltree, 'n', 'x'"
-            " FROM generate_series(1, 5000) n"
-        )
-        refresh(resolver)
-        assert len(resolver.children(6)) == 5000
-        assert len(resolver.descendants(6, limit=100)) == 100
-
-    @pytest.mark.parametrize("wrong", [{"max_depth": 0}, {"limit": 0}, {"limit": -1}])
-    def test_bounds_that_cannot_be_meant(self, resolver, wrong):
-        with pytest.raises(errors.ConfigurationError):
-            resolver.descendants(1, **wrong)
-
-
 def test_without_the_views_it_says_what_to_do(dsn, conn, table):
     with Database(dsn) as database, OptimizedHierarchyResolver(database) as resolver:
         with pytest.raises(errors.ConfigurationError, match="create"):
