@@ -6,6 +6,7 @@ import queue
 import threading
 from contextlib import ExitStack
 
+import cachetools
 import psycopg
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -62,12 +63,18 @@ def bounded(make):
     return resolver
 
 
-@pytest.fixture(params=["bounded", "resident"])
+KINDS = {
+    "bounded": {"resident": 0},
+    "resident": {"resident": 10_000},
+    "chosen": {"cache": cachetools.LRUCache},
+}
+
+
+@pytest.fixture(params=KINDS)
 def resolver(request, make):
-    resident = 0 if request.param == "bounded" else 10_000
-    resolver = make(resident=resident)
+    resolver = make(**KINDS[request.param])
     resolver.refresh_all_materialized_views()
-    assert resolver.preload() is bool(resident)
+    assert resolver.preload() is (request.param == "resident")
     return resolver
 
 

@@ -19,6 +19,7 @@ from mvrefresh.cache.tier import MISSING, Loaded, Missing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from mvrefresh.cache.chosen import ChosenTier
     from mvrefresh.cache.content import Content
     from mvrefresh.cache.memory import MemoryTier
     from mvrefresh.cache.tier import Tag
@@ -52,7 +53,7 @@ class TieredCache(Generic[K, V]):
 
     def __init__(
         self,
-        memory: MemoryTier[K, V],
+        memory: MemoryTier[K, V] | ChosenTier[K, V],
         load: Callable[[Sequence[K]], Loaded[K, V]],
         content: Content,
         *,

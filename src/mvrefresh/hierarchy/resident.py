@@ -67,8 +67,9 @@ class ResidentHierarchy:
         self._by_parent = by_parent
         self._ids: list[Any] = []
         self._names: list[Any] = []
+        self._places: dict[Any, int] = {}  # the row of each id
         self._labels = bytearray()  # of each entity what its path has beyond that above it
-        self._label_begins = array("Q", [0])  # where they begin, and the last one ends
+        self._label_begins = array("I", [0])  # where they begin, and the last one ends
         self._under = array("i")  # the row of the nearest entity above, by the path
         self._ends = array("i")  # the row after the last one below
         self._twins: dict[int, int] = {}  # rows with the same path as the row before them
@@ -76,17 +77,17 @@ class ResidentHierarchy:
         parents: list[Any] = []
         scan = self._scan()
         next(scan)
-        rows: Sequence[tuple[Any, ...]] = ()
+        places = self._places
         for rows in chunks:
             self._ids += [row[0] for row in rows]
+            rows_of = range(len(self._ids) - len(rows), len(self._ids))
+            places.update(zip((row[0] for row in rows), rows_of, strict=True))
             self._names += [row[2] for row in rows]
             if by_parent:
                 parents += [row[3] for row in rows]
             scan.send([row[1] for row in rows])
-        del rows  # the last of them would be held while the places are made
         scan.close()
-        self._places: dict[Any, int] = dict(zip(self._ids, range(len(self._ids)), strict=True))
-        if len(self._places) != len(self._ids):
+        if len(places) != len(self._ids):
             raise ValueError("an id stands twice in the view")
         self._above = self._under
         if by_parent:
@@ -203,8 +204,16 @@ class ResidentHierarchy:
             row = self._above[row] if twin is None else twin
         chain = chain or ()
         for row in reversed(missing):
-            chain = families[row] = (*chain, self._node(row))
+            path = self._path(row) if self._by_parent else self._path_after(chain, row)
+            node = HierarchyNode(self._ids[row], path, self._names[row])
+            chain = families[row] = (*chain, node)
         return chain
+
+    def _path_after(self, above: Chain, row: int) -> str | None:
+        """The path of a row, where that of the entity above is at hand."""
+        if row in self._twins:
+            return above[-1].path
+        return f"{above[-1].path}.{self._label(row)}" if above else self._label(row)
 
     def _node(self, row: int) -> HierarchyNode:
         return HierarchyNode(self._ids[row], self._path(row), self._names[row])

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from mvrefresh import api
 from mvrefresh.cache.buffer import BufferMeter
+from mvrefresh.cache.chosen import ChosenTier
 from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import MemoryTier
 from mvrefresh.cache.sweeper import SWEEPER
 from mvrefresh.cache.tier import MISSING, Loaded, Missing
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
-from mvrefresh.hierarchy.node import Answer
+from mvrefresh.hierarchy.node import Answer, HierarchyNode
 from mvrefresh.hierarchy.reader import HierarchyReader
 from mvrefresh.hierarchy.residence import Residence
 from mvrefresh.hierarchy.source import HierarchySource
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
+    import cachetools
+
     from mvrefresh.cache.sweeper import Swept
-    from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
+    from mvrefresh.hierarchy.node import HierarchyCounts
     from mvrefresh.hierarchy.reader import Lineage
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
@@ -38,6 +41,11 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
 
 V = TypeVar("V")
+
+_MOST: Final = 2**31 - 1
+
+RESIDENT: Final = 100_000
+"""Entities up to which a hierarchy is kept in memory by default."""
 
 LEASE: Final = 2.4
 """Seconds for which the database's word on what is current holds: what is answered was current less
@@ -62,7 +70,10 @@ class OptimizedHierarchyResolver:
         database: Where the table, its views and the library's tables are.
         source: Their names.
         capacity: Entries of each kind that are kept in memory at most.
-        resident: Entities up to which the whole hierarchy is kept in memory; 0: never.
+        resident: Entities up to which the whole hierarchy is kept in memory, 0: never; by
+            default 100,000, and 0 with a `cache`.
+        cache: Makes a cache of cachetools' for a capacity (`cachetools.LRUCache`, say), to be used
+            instead of the library's own; `ttl` is then for it to keep.
         ttl: Seconds for which one is kept at most; None: until the view's content changes.
         negative_ttl: Seconds for which an id that does not exist is remembered as such.
         stale: What a call with `max_staleness` does where the view is older: "live" reads the
@@ -88,7 +99,8 @@ class OptimizedHierarchyResolver:
         source: HierarchySource | None = None,
         *,
         capacity: int = 100_000,
-        resident: int = 100_000,
+        resident: int | None = None,
+        cache: Callable[[int], cachetools.Cache[Any, Any]] | None = None,
         ttl: float | None = 300.0,
         negative_ttl: float = 5.0,
         stale: Literal["live", "raise"] = "live",
@@ -99,6 +111,8 @@ class OptimizedHierarchyResolver:
     ) -> None:
         if stale not in ("live", "raise"):
             raise ConfigurationError(f"stale={stale!r} is neither 'live' nor 'raise'")
+        if resident is None:
+            resident = RESIDENT if cache is None else 0
         if resident < 0:
             raise ConfigurationError(f"resident={resident} is negative; 0 is never")
         self._database = database
@@ -118,25 +132,29 @@ class OptimizedHierarchyResolver:
         lease = LEASE if tracked else None
         self._tree_content = Content(lambda: self._reader.current(0), lease=lease)
         self._counts_content = Content(lambda: self._reader.current(1), lease=lease)
+
         # Apart from each other, so that a hit is the answer and not a part of one.
-        self._memory: MemoryTier[Any, tuple[HierarchyNode, ...]] = MemoryTier(capacity, ttl)
+        def memory(room: int = capacity) -> MemoryTier[Any, Any] | ChosenTier[Any, Any]:
+            return MemoryTier(room, ttl) if cache is None else ChosenTier(lambda: cache(room))
+
+        self._memory = memory()
         self._ancestors: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
             self._memory, self._load_ancestors, self._tree_content, negative_ttl=negative_ttl
         )
         self._nodes: TieredCache[Any, HierarchyNode] = TieredCache(
-            MemoryTier(capacity, ttl),
+            memory(),
             self._load_nodes,
             self._tree_content,
             negative_ttl=negative_ttl,
         )
         self._counts: TieredCache[Any, HierarchyCounts] = TieredCache(
-            MemoryTier(capacity, ttl),
+            memory(),
             self._load_counts,
             self._counts_content,
             negative_ttl=negative_ttl,
         )
         self._subtrees: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
-            MemoryTier(max(1, capacity // 10), ttl),
+            memory(max(1, capacity // 10)),
             self._load_subtrees,
             self._tree_content,
             negative_ttl=negative_ttl,
@@ -150,7 +168,7 @@ class OptimizedHierarchyResolver:
             self._ancestors, self._nodes, self._counts, self._subtrees,
         )  # fmt: skip
         self._swept: list[Swept] = [self._tree_content, self._counts_content] if tracked else []
-        if ttl is not None:
+        if ttl is not None or cache is not None:
             self._swept += [cache.memory for cache in self._caches]
         for each in self._swept:
             SWEEPER.add(each)
@@ -184,15 +202,20 @@ class OptimizedHierarchyResolver:
                     chain = resident.chains[entity_id]
                 except KeyError:
                     return self._not_kept(entity_id)
+                except TypeError:
+                    raise _no_id(entity_id) from None
                 memory.hits += 1
                 return chain
             try:
                 record = memory.entries[entity_id]
             except KeyError:
                 return _known(self._ancestors.get(entity_id), entity_id)
+            except TypeError:
+                raise _no_id(entity_id) from None
             record.visited = True
             memory.hits += 1
             return record.value
+        _check_id(entity_id)
         if self._is_fresh(self._tree_content, max_staleness):
             return self.ancestors(entity_id)
         return _known(self._reader.live_lineages([entity_id]).get(entity_id), entity_id)[1]
@@ -202,7 +225,7 @@ class OptimizedHierarchyResolver:
 
         What is not in memory is read in one statement.
         """
-        ids = list(entity_ids)
+        ids = _ids(entity_ids)
         resident = self._residence.current
         if resident is None:
             chains = self._memory.all_of(ids)
@@ -214,6 +237,7 @@ class OptimizedHierarchyResolver:
 
     def node(self, entity_id: Any) -> HierarchyNode:
         """An entity's id, path and name; raises as `ancestors`."""
+        _check_id(entity_id)
         resident = self._residence.current
         if resident is not None and (node := resident.node(entity_id)) is not MISSING:
             self._nodes.memory.hits += 1
@@ -222,7 +246,7 @@ class OptimizedHierarchyResolver:
 
     def nodes_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyNode]:
         """The nodes of many entities by id, without those that do not exist."""
-        ids = list(entity_ids)
+        ids = _ids(entity_ids)
         resident, found = self._residence.current, {}
         if resident is not None:
             nodes = ((entity, resident.node(entity)) for entity in ids)
@@ -239,13 +263,14 @@ class OptimizedHierarchyResolver:
         """Whether the first is above the second; nobody is above itself."""
         return any(node.id == ancestor_id for node in self.ancestors(entity_id))
 
-    def lowest_common_ancestor(self, entity_ids: Sequence[Any]) -> HierarchyNode | None:
+    def lowest_common_ancestor(self, entity_ids: Iterable[Any]) -> HierarchyNode | None:
         """The lowest entity that is above, or is, each of them; None if they share no root.
 
         Raises:
             UnknownEntity: One of them does not exist.
             ConfigurationError: None were given.
         """
+        entity_ids = _ids(entity_ids)
         if not entity_ids:
             raise ConfigurationError("lowest_common_ancestor() needs at least one id")
         above, nodes = self.ancestors_many(entity_ids), self.nodes_many(entity_ids)
@@ -266,6 +291,7 @@ class OptimizedHierarchyResolver:
 
         For people who look at what goes on: it counts nowhere, and keeps nothing.
         """
+        _check_id(entity_id)
         age = _age(self._tree_content.as_of)
         resident = self._residence.current
         if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
@@ -295,14 +321,19 @@ class OptimizedHierarchyResolver:
             entity_id: Its key.
             max_depth: Levels below it at most; 1 are its children by the path.
             limit: How many at most: a page.
-            after: The last of the page before.
+            after: The last of the page before; it need not exist any more.
 
         Raises:
             UnknownEntity, ConfigurationError, DatabaseUnavailable: As `ancestors`.
         """
+        _check_id(entity_id)
         for name, value in (("max_depth", max_depth), ("limit", limit)):
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name}={value} is less than 1")
+            is_number = isinstance(value, int)  # hosts do not all have their types checked
+            if value is not None and not (is_number and 0 < value <= _MOST):
+                raise ConfigurationError(f"{name}={value!r} is no number from 1 to {_MOST}")
+        is_place = isinstance(after, HierarchyNode) and after.path is not None
+        if after is not None and not is_place:
+            raise ConfigurationError(f"after={after!r:.200} is no node below the entity")
         return _known(self._subtrees.get((entity_id, max_depth, limit, after)), entity_id)
 
     def children(self, entity_id: Any) -> tuple[HierarchyNode, ...]:
@@ -311,6 +342,7 @@ class OptimizedHierarchyResolver:
 
     def counts(self, entity_id: Any, max_staleness: float | None = None) -> HierarchyCounts:
         """How much lies below an entity; arguments and errors as of `ancestors`."""
+        _check_id(entity_id)
         if max_staleness is not None and not self._is_fresh(self._counts_content, max_staleness):
             live = self._reader.live_counts([entity_id])
             return _known(live.get(entity_id), entity_id)
@@ -318,7 +350,7 @@ class OptimizedHierarchyResolver:
 
     def counts_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyCounts]:
         """The counts of many entities by id, without those that do not exist."""
-        return self._counts.get_many(entity_ids)
+        return self._counts.get_many(_ids(entity_ids))
 
     # -- reading through -----------------------------------------------------------------------
 
@@ -497,6 +529,27 @@ def _known(found: V | Missing | None, entity_id: Any) -> V:
     if found is MISSING or found is None:
         raise UnknownEntity(entity_id)
     return found
+
+
+def _no_id(entity_id: object) -> ConfigurationError:
+    return ConfigurationError(f"{entity_id!r:.200} is of a type that no id has")
+
+
+def _check_id(entity_id: object) -> None:
+    try:
+        hash(entity_id)
+    except TypeError:
+        raise _no_id(entity_id) from None
+
+
+def _ids(entity_ids: Iterable[Any]) -> list[Any]:
+    ids = list(entity_ids)
+    try:
+        set(ids)
+    except TypeError:
+        for each in ids:
+            _check_id(each)
+    return ids
 
 
 def _paired(ids: Sequence[Any], chains: Sequence[V]) -> dict[Any, V]:
