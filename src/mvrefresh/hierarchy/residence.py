@@ -7,8 +7,9 @@ look-ups go the usual way: nobody waits for a load, and nobody gets an answer of
 from __future__ import annotations
 
 import logging
+from sys import getrefcount
 from threading import Lock
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mvrefresh.refreshing.threads import crew_thread
@@ -25,6 +26,7 @@ log = logging.getLogger("mvrefresh")
 
 _TRIES: Final = 3  # against a view that is refreshed while it is read
 _AGAIN_AFTER_FAILURE: Final = 10.0  # seconds
+_LOOKS, _GLANCE = 100, 0.01  # times, seconds: for who reads what is over
 _SHARE: Final = 4  # the pause after loads in vain is so many times as long as they took
 
 
@@ -56,7 +58,8 @@ class Residence:
     """
 
     __slots__ = (
-        "_closed", "_content", "_load", "_loading", "_lock", "_not_before", "_parked", "_refused",
+        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_not_before", "_parked",
+        "_refused",
         "_work", "current", "loads", "seconds",
     )  # fmt: skip
 
@@ -74,6 +77,7 @@ class Residence:
         self._load = load
         self._lock = Lock()
         self._loading = False
+        self._leaving: list[ResidentHierarchy] = []
         self._not_before = 0.0
         self._refused: Tag | None = None  # the content that was too big
         self._closed = not wanted
@@ -90,7 +94,9 @@ class Residence:
         parked, self._parked = self._parked, None
         if parked is not None and tag is not None and parked.tag == tag:
             self.current = parked
-        elif tag is not None and (there is not None or parked is not None):
+            return
+        self._leaving += [each for each in (there, parked) if each is not None]
+        if self._leaving and tag is not None:
             self.want()
 
     def after_fork(self) -> None:
@@ -133,6 +139,8 @@ class Residence:
             if not self._closed:
                 log.warning("the hierarchy could not be loaded into memory: %s", error)
         finally:
+            while self._leaving:
+                _take_apart(self._leaving.pop())
             self._loading = False
 
     def _settled(self) -> bool:
@@ -171,3 +179,24 @@ class Residence:
                 hang_up(self)
                 work.thread.join(0.05)
         self.current = self._parked = None
+
+
+def _references(found: object) -> int:
+    return getrefcount(found)
+
+
+def _references_of_an_argument(found: object) -> int:
+    return _references(found)
+
+
+_ALONE: Final = _references_of_an_argument(object())
+"""As many references as `_take_apart` has to an argument that nobody else has."""
+
+
+def _take_apart(hierarchy: ResidentHierarchy) -> None:
+    """Free what is over in small parts: at once, it would hold all threads up meanwhile."""
+    for _ in range(_LOOKS):
+        if _references(hierarchy) <= _ALONE:  # no look-up is in the middle of it any more
+            hierarchy.take_apart()
+            return
+        sleep(_GLANCE)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Chain = tuple[HierarchyNode, ...]
 
 NOBODY: Final = -1
+_BITE: Final = 10_000  # entries
 
 
 class ResidentHierarchy:
@@ -276,6 +277,16 @@ class ResidentHierarchy:
 
     def _order(self, row: int) -> tuple[list[bytes], Any]:
         return _order(self._path(row), self._ids[row])
+
+    def take_apart(self) -> None:
+        """Free it bit by bit, so that other threads go on between; nobody may read it any more."""
+        for column in (self._ids, self._names):
+            while column:
+                del column[-_BITE:]
+        for table in (self._places, self._families, self.chains):
+            while table:
+                for _ in range(min(_BITE, len(table))):
+                    table.popitem()
 
 
 def _order(path: str | None, entity_id: Any) -> tuple[list[bytes], Any]:

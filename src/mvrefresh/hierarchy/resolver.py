@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mvrefresh.cache.sweeper import Swept
     from mvrefresh.hierarchy.node import HierarchyCounts
     from mvrefresh.hierarchy.reader import Lineage
+    from mvrefresh.hierarchy.resident import Chain
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
     from mvrefresh.refreshing.plan import ViewLike
@@ -137,7 +138,7 @@ class OptimizedHierarchyResolver:
         def memory(room: int = capacity) -> MemoryTier[Any, Any] | ChosenTier[Any, Any]:
             return MemoryTier(room, ttl) if cache is None else ChosenTier(lambda: cache(room))
 
-        self._memory = memory()
+        self._memory: MemoryTier[Any, Chain] | ChosenTier[Any, Chain] = memory()
         self._ancestors: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
             self._memory, self._load_ancestors, self._tree_content, negative_ttl=negative_ttl
         )
