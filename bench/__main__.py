@@ -24,7 +24,16 @@ from rich.console import Console
 from rich.table import Table
 from tests.servers import PostgresServer, postgres_bin_dir
 
-from bench import hierarchy_build, hit_ratio, lookups, overhead, parallel, service
+from bench import (
+    cold,
+    hierarchy_build,
+    hit_ratio,
+    imports,
+    lookups,
+    overhead,
+    parallel,
+    service,
+)
 from bench.hit_ratio import Score
 from bench.measure import Figure, Row
 
@@ -37,6 +46,8 @@ PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "hierarchy": hierarchy_build.run,
     "service": service.run,
     "lookups": lookups.run,
+    "cold": cold.run,
+    "imports": imports.run,
     "hit_ratio": hit_ratio.run,
 }
 

@@ -32,6 +32,11 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     assert figures["statements a minute at rest"] >= 0
     rivals = {row["rival"] for row in document["rows"] if row["what"].startswith("a hit, ")}
     assert {rival.split()[0] for rival in rivals} == {"dict.get", "cachetools", "cachebox"}
+    cold = [row["rival"] for row in document["rows"] if "not in memory" in row["what"]]
+    assert cold == ["psycopg, one query each", "psycopg, 100 in one query"]
+    assert figures["look-ups a second in memory"] > figures["look-ups a second not in memory"] > 0
+    assert "import mvrefresh" in names
+    assert figures["an interpreter that imports nothing"] > 0
     scores = document["scores"]
     assert len(scores) == 2 * (3 * 3 * 2 + 1)
     assert all(0 < score[whose] < 100 for score in scores for whose in ("ours", "theirs"))

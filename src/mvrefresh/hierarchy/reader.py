@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.resources import files
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,7 @@ from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mvrefresh.cache.buffer import BufferMeter
     from mvrefresh.hierarchy.source import HierarchySource
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 _SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16, and before
 _METERED: Final = {"ancestors": 0, "counts": 1}  # the reads of a view, and its place
 _POSTGRES_16: Final = 16_00_00
+_BIGINT: Final = -(2**63), 2**63 - 1
+_NODES: Final = 20_000  # ancestors that are kept for the reads to come, at most about so many
+
+# How ids stand in a statement. A list as psycopg writes it takes a tenth of the whole read; one of
+# integers has a type by their size besides, and each type is another statement to prepare.
+_LIST: Final = "%s"
+_INTEGERS: Final = "%s::bigint[]"
+_UUIDS: Final = "%b"
+_AS_THE_SERVER_GUESSES: Final = 10  # ids in an array that is a parameter
 
 _NEAREST: Final = {True: "v.ancestor_ids[cardinality(v.ancestor_ids)]", False: "NULL::text"}
 _HOW_MANY: Final = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) v")
@@ -62,14 +71,30 @@ class HierarchyReader:
         self._source = source
         self._tracked = tracked
         self._meter = meter
-        self._texts: dict[tuple[str, int], sql.Composed] = {}
+        self._views = [definition.identifier(view).as_string(None) for view in source.views]
+        self._texts: dict[tuple[str, str, int], str] = {}
+        self._ancestors: tuple[Tag | None, dict[Any, HierarchyNode]] = None, {}
 
     # -- from the views ------------------------------------------------------------------------
 
     def lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
         """Entities and their ancestors, from the view."""
         rows = self._read("ancestors", ids)
-        return _loaded(rows, {row[3]: _lineage(row[3:]) for row in rows if row[3] is not None})
+        loaded: Loaded[Any, Lineage] = _loaded(rows, {})
+        values = _lineages(rows, self._known_of(loaded.tag))
+        return Loaded(values, loaded.tag, loaded.as_of)
+
+    def _known_of(self, tag: Tag | None) -> dict[Any, HierarchyNode]:
+        """The ancestors that were met in this content before: one node for all who have it above.
+
+        It saves building them, and most of the memory: without, each entity has its own.
+        """
+        known_under, known = self._ancestors
+        if tag is None or tag != known_under or len(known) > _NODES:
+            known = {}
+            if tag is not None:
+                self._ancestors = tag, known
+        return known
 
     def counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
         """What lies below entities, from the view."""
@@ -82,8 +107,9 @@ class HierarchyReader:
         """The tag of one of the source's views (by its place), and the moment it stands for."""
         if not self._tracked:
             return None, None
-        with self._connection() as connection:
-            rows = connection.execute(self._tag(view)).fetchall()
+        with self._database.reader() as connection:
+            cursor = connection.cursor(row_factory=tuple_row, binary=True)
+            rows = cursor.execute(self._tag(view)).fetchall()
         if not rows:
             return None, None
         number, token, _, age = rows[0]
@@ -105,8 +131,8 @@ class HierarchyReader:
                 return Load(None, self.current(0)[0], None)
             tags: list[list[str | None]] = []
             with connection.transaction():
-                query = self._text("everything", connection.info.server_version)
-                cursor.execute(sql.SQL("DECLARE mvrefresh NO SCROLL CURSOR FOR ") + query)
+                query = self._text("everything", _LIST, connection)
+                cursor.execute(f"DECLARE mvrefresh NO SCROLL CURSOR FOR {query}")
                 hierarchy = ResidentHierarchy(
                     _chunks(connection.cursor(row_factory=tuple_row, binary=True), tags, go_on),
                     by_parent=self._source.parent is not None,
@@ -149,39 +175,29 @@ class HierarchyReader:
     # -- how -----------------------------------------------------------------------------------
 
     def _read(self, name: str, what: Sequence[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
-        values = what if isinstance(what, dict) else (list(what),)
-        with self._connection() as connection:
-            query = self._text(name, connection.info.server_version)
+        values: Any
+        placeholder, values = (_LIST, what) if isinstance(what, dict) else _sent(what)
+        with self._database.reader() as connection:
+            query = self._text(name, placeholder, connection)
             cursor = connection.cursor(row_factory=tuple_row, binary=True)
             view = _METERED.get(name)
-            metered = (
-                nullcontext()
-                if view is None
-                else self._meter.metered(connection, self._view_names()[view])
-            )
             try:
-                with metered:
+                if view is None:
+                    return cursor.execute(query, values).fetchall()
+                with self._meter.metered(connection, self._views[view]):
                     return cursor.execute(query, values).fetchall()
             except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as no:
                 raise self._why(no, what) from no
 
     def warm(self) -> int | None:
         """Read the views into PostgreSQL's buffers; blocks read, None without pg_prewarm."""
-        with self._connection() as connection:
-            return warm(connection, self._view_names())
+        with self._database.reader() as connection:
+            return warm(connection, self._views)
 
     def residency(self) -> float | None:
         """The share of the views that is in the buffers; None without pg_buffercache."""
-        with self._connection() as connection:
-            return residency(connection, self._view_names())
-
-    def _view_names(self) -> list[str]:
-        return [definition.identifier(view).as_string(None) for view in self._source.views]
-
-    @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
-        with unavailable_when_lost(), self._database.reader() as connection:
-            yield connection
+        with self._database.reader() as connection:
+            return residency(connection, self._views)
 
     def _why(self, error: psycopg.Error, what: object) -> MvrefreshError:
         if isinstance(error, psycopg.errors.UndefinedTable):
@@ -194,11 +210,17 @@ class HierarchyReader:
             f"({message_of(error)})"
         )
 
-    def _text(self, name: str, version: int) -> sql.Composed:
-        key = name, version
-        if key not in self._texts:
-            self._texts[key] = self._compose(name, version)
-        return self._texts[key]
+    def _text(self, name: str, placeholder: str, connection: psycopg.Connection[Any]) -> str:
+        """A statement, written once: to compose it takes longer than to send it."""
+        version = connection.pgconn.server_version
+        key = name, placeholder, version
+        text = self._texts.get(key)
+        if text is None:
+            text = self._compose(name, version).as_string(connection)
+            if placeholder != _LIST:
+                text = text.replace(_LIST, placeholder)
+            self._texts[key] = text
+        return text
 
     def _compose(self, name: str, version: int) -> sql.Composed:
         source = self._source
@@ -218,7 +240,7 @@ class HierarchyReader:
         if not self._tracked:
             return sql.Composed([_NO_TAG])
         file = files("mvrefresh.hierarchy.sql.read").joinpath("tag.sql")
-        name = self._view_names()[view]
+        name = self._views[view]
         return sql.SQL(file.read_text(encoding="utf-8")).format(
             state=self._database.schema.identifier("state"), view_name=sql.Literal(name)
         )
@@ -230,12 +252,48 @@ _NO_TAG = sql.SQL(
 )
 
 
+def _sent(ids: Sequence[Any]) -> tuple[str, tuple[Any]]:
+    """Ids as they stand in a statement, and as they are sent.
+
+    Fewer than the server guesses are made as many: a plan for just those few would seem so much
+    cheaper to it than the one it has that it would plan anew each time, which takes three times as
+    long as to read one. An id that comes twice is looked up once.
+    """
+    if 0 < len(ids) < _AS_THE_SERVER_GUESSES:
+        ids = [*ids, *[ids[0]] * (_AS_THE_SERVER_GUESSES - len(ids))]
+    types = set(map(type, ids))
+    if types == {int} and _BIGINT[0] <= min(ids) and max(ids) <= _BIGINT[1]:
+        return _INTEGERS, ("{" + ",".join(map(str, ids)) + "}",)
+    return _UUIDS if types == {UUID} else _LIST, (list(ids),)
+
+
 def _lineage(row: tuple[Any, ...]) -> Lineage:
     entity, path, name, ids, paths, names = row
-    return (
-        HierarchyNode(entity, path, name),
-        tuple(map(HierarchyNode._make, zip(ids, paths, names, strict=True))),
-    )
+    return _node((entity, path, name)), _chain(ids, paths, names)
+
+
+def _chain(ids: Sequence[Any], paths: Sequence[Any], names: Sequence[Any]) -> Any:
+    return tuple(map(_node, zip(ids, paths, names, strict=True)))
+
+
+def _lineages(
+    rows: Iterable[tuple[Any, ...]], known: dict[Any, HierarchyNode]
+) -> dict[Any, Lineage]:
+    """Entities of one content, where an id has one path and one name; adds to what is known."""
+    found: dict[Any, Lineage] = {}
+    for _, _, _, entity, path, name, ids, paths, names in rows:
+        if entity is None:
+            continue  # the row that brings the tag alone
+        above: Any = tuple(map(known.get, ids))
+        if not all(above):  # a node is never empty: one of them is not known
+            above = list(above)
+            for place, node in enumerate(above):
+                if node is None:
+                    key = ids[place]
+                    above[place] = known[key] = _node((key, paths[place], names[place]))
+            above = tuple(above)
+        found[entity] = _node((entity, path, name)), above
+    return found
 
 
 def _chunks(
@@ -253,6 +311,12 @@ def _loaded(rows: list[tuple[Any, ...]], values: dict[Any, Any]) -> Loaded[Any, 
     number, token, age = rows[0][:3] if rows else (None, None, None)
     tag = Tag(number, token) if isinstance(token, UUID) else None
     return Loaded(values, tag, _moment(age))
+
+
+# `HierarchyNode._make`, without a call of Python's own for each.
+_node: Final[Callable[[tuple[Any, Any, Any]], HierarchyNode]] = partial(
+    tuple.__new__, HierarchyNode
+)
 
 
 def _moment(age: float | None) -> float | None:
