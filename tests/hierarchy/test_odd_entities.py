@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema
 from mvrefresh.cache.buffer import BufferMeter
-from mvrefresh.errors import ConfigurationError, UnknownEntity
+from mvrefresh.errors import ConfigurationError, MvrefreshError, UnknownEntity
 from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
 from mvrefresh.hierarchy.reader import HierarchyReader
 
@@ -213,7 +213,9 @@ def test_names_of_every_kind_arrive_as_they_are(resolver, conn, entities):
     assert resolver.node(5) == HierarchyNode(5, "l1.l2.l3.l4.l5", None)
 
 
-@pytest.mark.parametrize("name", ["My Table", "select", "{sure} é", 'q"; DROP TABLE x; --'])
+@pytest.mark.parametrize(
+    "name", ["My Table", "select", "100% {sure}", "é%s", 'q"; DROP TABLE x; --']
+)
 def test_names_that_have_to_be_quoted(dsn, conn, name):
     Schema().apply(conn)
     columns = {what: f"{what} {name}" for what in ("id", "path", "name", "type")}
@@ -369,7 +371,7 @@ class TestManyChildren:
 
     def test_a_page_is_read_from_where_the_last_ended(self, crowd, conn):
         with reading(crowd) as reader:
-            query = reader._text("descendants", conn.info.server_version)
+            query = sql.SQL(reader._text("descendants", "%s", conn))
         values = {"id": 0, "depth": 1, "limit": 50, "after_path": "r.c50000", "after_id": 50_000}
         for mode in ("force_custom_plan", "force_generic_plan"):
             conn.execute(f"SET plan_cache_mode = {mode}")
@@ -501,8 +503,109 @@ def test_ancestors_are_looked_for_by_the_index_that_is_there(dsn, conn):
     for create in (INDEXES["btree"], INDEXES["gist"]):
         conn.execute(f"DROP INDEX IF EXISTS entities_path_idx; {create}; ANALYZE entities")
         with reading(dsn) as reader, closing(psycopg.connect(dsn)) as other:
-            query = reader._text("live_ancestors", conn.info.server_version)
+            query = sql.SQL(reader._text("live_ancestors", "%s", conn))
             explained = other.execute(
                 sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + query, [[77, 7777]]
             ).fetchone()[0]
         assert most_rows(explained[0]["Plan"]) < 100
+
+
+# -- what nobody means ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(resolver, entities):
+    entities((1, "a"), (2, "a.b"), (3, "a.b.c"))
+    resolver.refresh_all_materialized_views()
+    return resolver
+
+
+@pytest.mark.parametrize("what", ASKING)
+@pytest.mark.parametrize("key", [[1], {}, {1}], ids=["list", "dict", "set"])
+def test_unhashable(two, what, key):
+    with pytest.raises(ConfigurationError):
+        ASKING[what](two, key)
+
+
+def test_unhashable_among_many(two):
+    for ask in (two.ancestors_many, two.counts_many):
+        with pytest.raises(ConfigurationError):
+            ask([1, [2]])
+
+
+@pytest.mark.parametrize("what", ASKING)
+def test_text_that_is_not_unicode(two, what):
+    with pytest.raises(ConfigurationError):
+        ASKING[what](two, "\ud800")
+
+
+def test_views_gone(two, conn):
+    HierarchySource().drop(conn)
+    for ask in (lambda: two.ancestors(1, 0.0), lambda: two.counts(1, 0.0), two.look_again):
+        with pytest.raises(MvrefreshError):
+            ask()
+
+
+def test_after_without_a_path_is_not_the_first_page(two):
+    with pytest.raises(ConfigurationError):
+        two.descendants(1, limit=1, after=HierarchyNode(2, None, "n"))
+
+
+@pytest.mark.parametrize("after", [2, "a.b"])
+def test_after_that_is_no_node(two, after):
+    with pytest.raises(ConfigurationError):
+        two.descendants(1, after=after)
+
+
+@pytest.mark.parametrize("wrong", [{"limit": "x"}, {"limit": 1.5}, {"max_depth": "x"}])
+def test_bounds_of_another_type(two, wrong):
+    with pytest.raises(ConfigurationError):
+        two.descendants(1, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"after": HierarchyNode(2, "a..b", "n")}, "after"),
+        ({"limit": 2**70}, "limit"),
+        ({"max_depth": 2**40}, "max_depth"),
+    ],
+    ids=["after", "limit", "max_depth"],
+)
+def test_the_message_names_what_is_wrong(two, asked, said):
+    with pytest.raises(ConfigurationError) as caught:
+        two.descendants(1, **asked)
+    assert "ids are not of the type" not in str(caught.value)
+    assert said in str(caught.value).split("{")[0]
+
+
+def test_ids_given_as_text_are_answered_alike(two):
+    said = set()
+    for what in ("ancestors", "descendants", "counts"):
+        try:
+            ASKING[what](two, "2")
+            said.add("answer")
+        except (UnknownEntity, ConfigurationError) as error:
+            said.add(type(error))
+    assert len(said) == 1
+
+
+def test_lowest_common_ancestor_of_an_iterator(two):
+    assert two.lowest_common_ancestor(iter([2, 3])).id == 2
+
+
+def test_ltree_elsewhere_is_said_or_found(dsn, conn):
+    conn.execute(
+        "DROP EXTENSION ltree; CREATE SCHEMA elsewhere; CREATE EXTENSION ltree SCHEMA elsewhere;"
+        "CREATE TABLE entities (id int, path elsewhere.ltree, name text, entity_type text);"
+        "INSERT INTO entities VALUES (1, 'a'), (2, 'a.b')"
+    )
+    Schema().apply(conn)
+    HierarchySource().create(conn)  # finds ltree by itself
+    with resolving(dsn) as resolver:
+        said = "ltree_schema"
+        try:
+            assert ids(resolver.descendants(1)) == [2]
+        except ConfigurationError as error:
+            said = str(error)
+    assert "ltree_schema" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from time import monotonic
@@ -14,7 +15,7 @@ from psycopg.rows import tuple_row
 
 from mvrefresh.cache.buffer import residency, warm
 from mvrefresh.cache.tier import Loaded, Tag
-from mvrefresh.errors import ConfigurationError, MvrefreshError
+from mvrefresh.errors import ConfigurationError
 from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
 from mvrefresh.hierarchy.residence import Load
 from mvrefresh.hierarchy.resident import ResidentHierarchy
@@ -79,8 +80,8 @@ class HierarchyReader:
 
     def lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
         """Entities and their ancestors, from the view."""
-        rows = self._read("ancestors", ids)
-        loaded: Loaded[Any, Lineage] = _loaded(rows, {})
+        rows, asked = self._read("ancestors", ids)
+        loaded: Loaded[Any, Lineage] = _loaded(rows, {}, asked)
         values = _lineages(rows, self._known_of(loaded.tag))
         return Loaded(values, loaded.tag, loaded.as_of)
 
@@ -98,22 +99,22 @@ class HierarchyReader:
 
     def counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
         """What lies below entities, from the view."""
-        rows = self._read("counts", ids)
-        return _loaded(
-            rows, {row[3]: HierarchyCounts(*row[4:]) for row in rows if row[3] is not None}
-        )
+        rows, asked = self._read("counts", ids)
+        values = {row[3]: HierarchyCounts(*row[4:]) for row in rows if row[3] is not None}
+        return _loaded(rows, values, asked)
 
     def current(self, view: int) -> tuple[Tag | None, float | None]:
         """The tag of one of the source's views (by its place), and the moment it stands for."""
         if not self._tracked:
             return None, None
-        with self._database.reader() as connection:
+        with self._database.reader() as connection, self._explained(()):
+            asked = monotonic()
             cursor = connection.cursor(row_factory=tuple_row, binary=True)
             rows = cursor.execute(self._tag(view)).fetchall()
         if not rows:
             return None, None
         number, token, _, age = rows[0]
-        return Tag(number, token), _moment(age)
+        return Tag(number, token), _moment(age, asked)
 
     def everything(self, limit: int, keep: int, go_on: Callable[[], bool]) -> Load:
         """The whole ancestors view.
@@ -130,6 +131,7 @@ class HierarchyReader:
             if counted is None or counted[0] > limit:
                 return Load(None, self.current(0)[0], None)
             tags: list[list[str | None]] = []
+            asked = monotonic()
             with connection.transaction():
                 query = self._text("everything", _LIST, connection)
                 cursor.execute(f"DECLARE mvrefresh NO SCROLL CURSOR FOR {query}")
@@ -141,7 +143,7 @@ class HierarchyReader:
         if len(tags) != 1:
             return Load(None, None, None)
         number, token, age = tags[0]
-        moment = None if age is None else _moment(float(age))
+        moment = None if age is None else _moment(float(age), asked)
         hierarchy.tag = Tag(int(number or 0), UUID(token))
         return Load(hierarchy, hierarchy.tag, moment)
 
@@ -149,17 +151,17 @@ class HierarchyReader:
 
     def live_lineages(self, ids: Sequence[Any]) -> dict[Any, Lineage]:
         """As `lineages`, from the table itself: true now, and dearer."""
-        return {row[0]: _lineage(row) for row in self._read("live_ancestors", ids)}
+        return {row[0]: _lineage(row) for row in self._read("live_ancestors", ids)[0]}
 
     def live_counts(self, ids: Sequence[Any]) -> dict[Any, HierarchyCounts]:
         """As `counts`, from the table itself."""
-        return {row[0]: HierarchyCounts(*row[1:]) for row in self._read("live_counts", ids)}
+        return {row[0]: HierarchyCounts(*row[1:]) for row in self._read("live_counts", ids)[0]}
 
     def subtree(
         self, entity: Any, *, depth: int | None, limit: int | None, after: HierarchyNode | None
     ) -> Loaded[Any, tuple[HierarchyNode, ...]]:
         """The entities below one, in the order of their paths; under the entity's own key."""
-        rows = self._read(
+        rows, asked = self._read(
             "descendants",
             {
                 "id": entity,
@@ -169,25 +171,29 @@ class HierarchyReader:
                 "after_id": entity if after is None else after.id,
             },
         )
-        nodes = tuple(HierarchyNode(*row[3:]) for row in rows if row[3] is not None)
-        return _loaded(rows, {entity: nodes} if rows else {})
+        nodes = tuple(HierarchyNode(*row[3:6]) for row in rows if row[3] is not None)
+        # What the server took for the key ("2" for 2) is another one to us, as it is in memory.
+        there = bool(rows) and rows[0][6] == entity
+        return _loaded(rows, {entity: nodes} if there else {}, asked)
 
     # -- how -----------------------------------------------------------------------------------
 
-    def _read(self, name: str, what: Sequence[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _read(
+        self, name: str, what: Sequence[Any] | dict[str, Any]
+    ) -> tuple[list[tuple[Any, ...]], float]:
+        """The rows, and when they were asked for."""
         values: Any
         placeholder, values = (_LIST, what) if isinstance(what, dict) else _sent(what)
         with self._database.reader() as connection:
             query = self._text(name, placeholder, connection)
             cursor = connection.cursor(row_factory=tuple_row, binary=True)
             view = _METERED.get(name)
-            try:
+            asked = monotonic()
+            with self._explained(what):
                 if view is None:
-                    return cursor.execute(query, values).fetchall()
+                    return cursor.execute(query, values).fetchall(), asked
                 with self._meter.metered(connection, self._views[view]):
-                    return cursor.execute(query, values).fetchall()
-            except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as no:
-                raise self._why(no, what) from no
+                    return cursor.execute(query, values).fetchall(), asked
 
     def warm(self) -> int | None:
         """Read the views into PostgreSQL's buffers; blocks read, None without pg_prewarm."""
@@ -199,16 +205,34 @@ class HierarchyReader:
         with self._database.reader() as connection:
             return residency(connection, self._views)
 
-    def _why(self, error: psycopg.Error, what: object) -> MvrefreshError:
+    @contextmanager
+    def _explained(self, what: object) -> Iterator[None]:
+        """What the server says no to, in words that say what to do."""
+        try:
+            yield
+        except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as no:
+            raise ConfigurationError(self._why(no, what)) from no
+        except UnicodeError as no:
+            raise ConfigurationError(f"{what!r:.200} holds text that is no Unicode") from no
+
+    def _why(self, error: psycopg.Error, what: object) -> str:
+        said = message_of(error)
         if isinstance(error, psycopg.errors.UndefinedTable):
-            return ConfigurationError(
-                f"{message_of(error)}: create the views with HierarchySource(...).create, and the "
-                "library's tables with `mvrefresh schema --apply`"
+            return (
+                f"{said}: create the views with HierarchySource(...).create, and the library's "
+                "tables with `mvrefresh schema --apply`"
             )
-        return ConfigurationError(
-            f"these ids are not of the type of column {self._source.id}: {what!r:.200} "
-            f"({message_of(error)})"
-        )
+        if isinstance(error, psycopg.errors.UndefinedColumn):
+            return f"{said}: name the table's columns as HierarchySource(...) asks"
+        if isinstance(error, psycopg.errors.SyntaxError):
+            return f"after= has a malformed path: {what!r:.200} ({said})"
+        if "ltree" in said:
+            schema = self._source.ltree_schema
+            return (
+                f"{said}: column {self._source.path} has to be of type ltree, and the extension in "
+                f"schema {schema}; else say HierarchySource(ltree_schema=...)"
+            )
+        return f"these ids are not of the type of column {self._source.id}: {what!r:.200} ({said})"
 
     def _text(self, name: str, placeholder: str, connection: psycopg.Connection[Any]) -> str:
         """A statement, written once: to compose it takes longer than to send it."""
@@ -216,25 +240,27 @@ class HierarchyReader:
         key = name, placeholder, version
         text = self._texts.get(key)
         if text is None:
-            text = self._compose(name, version).as_string(connection)
-            if placeholder != _LIST:
-                text = text.replace(_LIST, placeholder)
+            text = self._compose(name, placeholder, version).as_string(connection)
             self._texts[key] = text
         return text
 
-    def _compose(self, name: str, version: int) -> sql.Composed:
+    def _compose(self, name: str, placeholder: str, version: int) -> sql.Composed:
         source = self._source
         ancestors, counts, _ = source.views
         file = files("mvrefresh.hierarchy.sql.read").joinpath(f"{name}.sql")
-        return sql.SQL(file.read_text(encoding="utf-8")).format(
+        text = file.read_text(encoding="utf-8").replace(_LIST, placeholder)
+        parts: dict[str, sql.Composable] = {
             **source.names(),
-            ancestor_name=sql.Identifier("a", source.name or source.id),
-            ancestors=definition.identifier(ancestors),
-            counts=definition.identifier(counts),
-            tag=self._tag(1 if name == "counts" else 0),
-            nearest=sql.SQL(_NEAREST[source.parent is not None]),
-            least=sql.Literal(_SMALLEST_LABEL_CHARACTER[version >= _POSTGRES_16]),
-        )
+            "ancestor_name": sql.Identifier("a", source.name or source.id),
+            "ancestors": definition.identifier(ancestors),
+            "counts": definition.identifier(counts),
+            "tag": self._tag(1 if name == "counts" else 0),
+            "nearest": sql.SQL(_NEAREST[source.parent is not None]),
+            "least": sql.Literal(_SMALLEST_LABEL_CHARACTER[version >= _POSTGRES_16]),
+        }
+        if name != "everything":  # which takes no parameters, and so no sign of one for one
+            parts = {key: _doubled(part) for key, part in parts.items()}
+        return sql.SQL(text).format(**parts)
 
     def _tag(self, view: int) -> sql.Composed:
         if not self._tracked:
@@ -250,6 +276,11 @@ _NO_TAG = sql.SQL(
     "SELECT NULL::bigint AS refresh_no, NULL::uuid AS content_token,"
     " NULL::timestamptz AS content_as_of, NULL::float8 AS age WHERE false"
 )
+
+
+def _doubled(part: sql.Composable) -> sql.SQL:
+    """As it is written where a per cent sign begins a parameter: names may hold one."""
+    return sql.SQL(part.as_string(None).replace("%", "%%"))
 
 
 def _sent(ids: Sequence[Any]) -> tuple[str, tuple[Any]]:
@@ -307,10 +338,10 @@ def _chunks(
         yield chunk
 
 
-def _loaded(rows: list[tuple[Any, ...]], values: dict[Any, Any]) -> Loaded[Any, Any]:
+def _loaded(rows: list[tuple[Any, ...]], values: dict[Any, Any], asked: float) -> Loaded[Any, Any]:
     number, token, age = rows[0][:3] if rows else (None, None, None)
     tag = Tag(number, token) if isinstance(token, UUID) else None
-    return Loaded(values, tag, _moment(age))
+    return Loaded(values, tag, _moment(age, asked))
 
 
 # `HierarchyNode._make`, without a call of Python's own for each.
@@ -319,6 +350,6 @@ _node: Final[Callable[[tuple[Any, Any, Any]], HierarchyNode]] = partial(
 )
 
 
-def _moment(age: float | None) -> float | None:
-    """So long ago on our own clock, which nobody can set."""
-    return None if age is None else monotonic() - age
+def _moment(age: float | None, asked: float) -> float | None:
+    """So long before the question on our own clock, which nobody can set: rather too old."""
+    return None if age is None else asked - age

@@ -215,6 +215,7 @@ class _Visit:
             raise Stopped
         if contents != self._contents:
             self._contents, self._statement = contents, self._watch.statement(contents)
+        began = monotonic()
         asked = [(content, content.ask()) for content in contents]
         rows = self._answer(self._statement)
         self._watch.asked += 1
@@ -224,7 +225,7 @@ class _Visit:
                 content.tell(question, None, None)
             else:
                 tag = Tag(int(number), UUID(token.decode()))
-                content.tell(question, tag, None if age is None else monotonic() - float(age))
+                content.tell(question, tag, None if age is None else began - float(age))
 
     def _wait_until(self, moment: float) -> None:
         """Wait for the moment, for a notification, or for the bell."""

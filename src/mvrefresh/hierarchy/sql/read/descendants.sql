@@ -1,8 +1,8 @@
 -- The subtree is one range of a btree on the path: it begins after the path itself, and ends before
 -- the path whose last label has the smallest label character appended. Where the label can hold no
 -- more, the range ends with the table, and what is not below is left out one by one.
-SELECT t.refresh_no, t.content_token, t.age, d.id, d.path::text, d.name
-  FROM (SELECT e.{path} AS path, char_length(l.label) < 255 AS short,
+SELECT t.refresh_no, t.content_token, t.age, d.id, d.path::text, d.name, p.id
+  FROM (SELECT e.{id} AS id, e.{path} AS path, char_length(l.label) < 255 AS short,
                CASE WHEN char_length(l.label) < 255
                     THEN (CASE WHEN {ltree}.nlevel(e.{path}) > 1
                                THEN {ltree}.subpath(e.{path}, 0, -1)::text || '.' ELSE '' END
