@@ -3,8 +3,9 @@
     python -m bench --only lookups
 
 `ancestors()` of 1,000 entities that are all in memory, asked for in turn by 1 thread and by 4, each
-for itself. The rivals hold the very same tuples, bounded, with a time to live, and counted;
-`dict.get` does none of it. What each round does is timed with the loop around it.
+for itself; kept one by one as they were asked for, or with the whole hierarchy resident. The rivals
+hold the very same tuples, bounded, with a time to live, and counted; `dict.get` does none of it.
+What each round does is timed with the loop around it.
 """
 
 from __future__ import annotations
@@ -128,9 +129,11 @@ def rounds_of(look_up: LookUp, laps: int, threads: int) -> Callable[[], None]:
     return together
 
 
-def hits(ours: LookUp, values: Values, laps: int, rounds: int, *, threads: int) -> list[Row]:
+def hits(
+    ours: LookUp, values: Values, laps: int, rounds: int, *, threads: int, kept: str = ""
+) -> list[Row]:
     """One key after the other."""
-    what = f"a hit, {threads} thread{'s' * (threads > 1)}"
+    what = f"a hit, {threads} thread{'s' * (threads > 1)}{kept}"
     bare: LookUp = values.get
     against = [("dict.get", bare, 3.6)]
     against += [(name, rival, 1 / times) for name, rival, times in rivals(values)]
@@ -180,14 +183,20 @@ def run(dsn: str, *, quick: bool = False) -> list[Row]:
     prepare(dsn)
     with (
         Database(dsn) as database,
-        OptimizedHierarchyResolver(database, SOURCE, capacity=ROOM, ttl=TTL) as resolver,
+        OptimizedHierarchyResolver(
+            database, SOURCE, capacity=ROOM, ttl=TTL, resident=0
+        ) as resolver,
+        OptimizedHierarchyResolver(database, SOURCE, capacity=ROOM, ttl=TTL) as whole,
     ):
         resolver.refresh_all_materialized_views()
         values = resolver.ancestors_many(KEYS)
         if len(values) != len(KEYS):
             raise AssertionError(f"{len(values)} of {len(KEYS)} entities were found")
+        if not whole.preload() or whole.ancestors_many(KEYS) != values:
+            raise AssertionError("the whole hierarchy is not in memory, or another one")
         ours = resolver.ancestors
         return [
+            *hits(whole.ancestors, values, laps, rounds, threads=1, kept=", all resident"),
             *hits(ours, values, laps, rounds, threads=1),
             *hits(ours, values, max(1, laps // 4), rounds, threads=4),
             *batches(values, laps, rounds),

@@ -300,11 +300,7 @@ def _sent(ids: Sequence[Any]) -> tuple[str, tuple[Any]]:
 
 def _lineage(row: tuple[Any, ...]) -> Lineage:
     entity, path, name, ids, paths, names = row
-    return _node((entity, path, name)), _chain(ids, paths, names)
-
-
-def _chain(ids: Sequence[Any], paths: Sequence[Any], names: Sequence[Any]) -> Any:
-    return tuple(map(_node, zip(ids, paths, names, strict=True)))
+    return _node((entity, path, name)), tuple(map(_node, zip(ids, paths, names, strict=True)))
 
 
 def _lineages(
