@@ -25,6 +25,7 @@ is called, so that no other thread comes between.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from itertools import repeat
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -222,6 +223,13 @@ class MemoryTier(Generic[K, V]):
             if tag is None or tag != self._tag:
                 return
             now = self._clock() if self._ttl is not None else 0.0
+            if (
+                len(self.entries) + len(values) <= self.capacity
+                and not self._gone_small
+                and not self._gone_main
+            ):
+                self._put_with_room(values, now)
+                return
             for key, value in values.items():
                 self._put(key, value, now)
 
@@ -236,6 +244,15 @@ class MemoryTier(Generic[K, V]):
         queue.append((key, record))
         if self._ttl is not None:
             self._born.append((now + self._ttl, key, record))
+        self._forget_the_gone()
+
+    def _put_with_room(self, values: Mapping[K, V], now: float) -> None:
+        """As `_put` of each, where nobody has to go and nobody has gone."""
+        records = list(map(Record, values.values()))
+        self.entries.update(zip(values, records, strict=True))
+        self._small.extend(zip(values, records, strict=True))
+        if self._ttl is not None:
+            self._born.extend(zip(repeat(now + self._ttl), values, records))
         self._forget_the_gone()
 
     def _came_back(self, key: K) -> bool:
