@@ -32,6 +32,7 @@ from bench import (
     lookups,
     overhead,
     parallel,
+    resident,
     service,
 )
 from bench.hit_ratio import Score
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "service": service.run,
     "lookups": lookups.run,
     "cold": cold.run,
+    "resident": resident.run,
     "imports": imports.run,
     "hit_ratio": hit_ratio.run,
 }

@@ -35,6 +35,8 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     cold = [row["rival"] for row in document["rows"] if "not in memory" in row["what"]]
     assert cold == ["psycopg, one query each", "psycopg, 100 in one query"]
     assert figures["look-ups a second in memory"] > figures["look-ups a second not in memory"] > 0
+    assert "entities loaded" in names
+    assert figures["longest pause of a reader while it is loaded"] > 0
     assert "import mvrefresh" in names
     assert figures["an interpreter that imports nothing"] > 0
     scores = document["scores"]

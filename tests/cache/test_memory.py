@@ -158,10 +158,10 @@ class AgainstAModel(RuleBasedStateMachine):
 
 def check_the_queues(tier):
     entries = tier.entries
-    queued = [*tier._small, *tier._main]
+    queued = [(record.key, record) for record in (*tier._small, *tier._main)]
     assert sum(entries.get(key) is record for key, record in queued) == len(entries)
     assert len(queued) <= 2 * len(entries) + _SLACK
-    born = [(key, record) for _, key, record in tier._born]
+    born = [(record.key, record) for record in tier._born]
     alive = sum(entries.get(key) is record for key, record in born)
     assert alive == (0 if tier._ttl is None else len(entries))
     assert len(born) <= 2 * len(entries) + _SLACK

@@ -54,9 +54,9 @@ def test_everybody_is_in_their_place(tree, size, capacity):
     assert resident.ancestors_many(list(expected)) == expected
     for node in tree.nodes:
         assert resident.ancestors(node.id) == expected[node.id]
-        assert resident.chains[node.id] == expected[node.id]
+        assert resident.entries[node.id].value == expected[node.id]
         assert resident.node(node.id) == node
-        assert len(resident.chains) <= capacity
+        assert len(resident.entries) <= capacity
     for node in tree.without:
         assert resident.node(node.id) == node
         assert resident.ancestors(node.id) == resident.descendants(node.id) == ()

@@ -25,9 +25,10 @@ is called, so that no other thread comes between.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from itertools import repeat
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.cache.tier import MISSING, Missing, Tag, TierStats
@@ -45,13 +46,19 @@ _SLACK = 64  # what the queues may hold of what is gone, besides as much again a
 
 
 class Record(Generic[V]):
-    """A value, and whether it was asked for since it was last looked at for eviction."""
+    """A value, and whether it was asked for since it was last looked at for eviction.
 
-    __slots__ = ("value", "visited")
+    It knows its key and its end, so that the queues hold it and nothing else: a pair for each
+    would be another object that the collector walks.
+    """
 
-    def __init__(self, value: V) -> None:
+    __slots__ = ("end", "key", "value", "visited")
+
+    def __init__(self, value: V, key: Any = None, end: float = 0.0) -> None:
         self.value = value
         self.visited = False
+        self.key = key
+        self.end = end
 
 
 class _State(NamedTuple, Generic[K, V]):
@@ -65,11 +72,11 @@ class _State(NamedTuple, Generic[K, V]):
     """
 
     entries: dict[K, Record[V]]
-    small: deque[tuple[K, Record[V]]]
-    main: deque[tuple[K, Record[V]]]
+    small: deque[Record[V]]
+    main: deque[Record[V]]
     gone_small: OrderedDict[K, None]
     gone_main: OrderedDict[K, None]
-    born: deque[tuple[float, K, Record[V]]]
+    born: deque[Record[V]]
 
 
 def _nothing() -> _State[K, V]:
@@ -222,20 +229,37 @@ class MemoryTier(Generic[K, V]):
             if tag is None or tag != self._tag:
                 return
             now = self._clock() if self._ttl is not None else 0.0
+            if (
+                len(self.entries) + len(values) <= self.capacity
+                and not self._gone_small
+                and not self._gone_main
+            ):
+                self._put_with_room(values, now)
+                return
             for key, value in values.items():
                 self._put(key, value, now)
 
     def _put(self, key: K, value: V, now: float) -> None:
         entries = self.entries
-        record = Record(value)
+        record = Record(value, key, now if self._ttl is None else now + self._ttl)
         if key not in entries:
             while len(entries) >= self.capacity:
                 self._evict()
         entries[key] = record
         queue = self._main if self._came_back(key) else self._small
-        queue.append((key, record))
+        queue.append(record)
         if self._ttl is not None:
-            self._born.append((now + self._ttl, key, record))
+            self._born.append(record)
+        self._forget_the_gone()
+
+    def _put_with_room(self, values: Mapping[K, V], now: float) -> None:
+        """As `_put` of each, where nobody has to go and nobody has gone."""
+        end = now if self._ttl is None else now + self._ttl
+        records = list(map(Record, values.values(), values, repeat(end)))
+        self.entries.update(zip(values, records, strict=True))
+        self._small.extend(records)
+        if self._ttl is not None:
+            self._born.extend(records)
         self._forget_the_gone()
 
     def _came_back(self, key: K) -> bool:
@@ -257,12 +281,13 @@ class MemoryTier(Generic[K, V]):
             queue, gone = self._small, self._gone_small
         else:
             queue, gone = self._main, self._gone_main
-        key, record = queue.popleft()
+        record = queue.popleft()
+        key: K = record.key
         if self.entries.get(key) is not record:
             return  # it was discarded, replaced or has expired
         if record.visited:
             record.visited = False
-            self._main.append((key, record))
+            self._main.append(record)
             return
         del self.entries[key]
         self._evicted += 1
@@ -275,10 +300,10 @@ class MemoryTier(Generic[K, V]):
         entries = self.entries
         bound = 2 * len(entries) + _SLACK
         if len(self._small) + len(self._main) > bound:
-            self._small = deque(each for each in self._small if entries.get(each[0]) is each[1])
-            self._main = deque(each for each in self._main if entries.get(each[0]) is each[1])
+            self._small = deque(each for each in self._small if entries.get(each.key) is each)
+            self._main = deque(each for each in self._main if entries.get(each.key) is each)
         if len(self._born) > bound:
-            self._born = deque(each for each in self._born if entries.get(each[1]) is each[2])
+            self._born = deque(each for each in self._born if entries.get(each.key) is each)
 
     def retag(self, tag: Tag | None, *, park: bool = False) -> None:
         """Make `tag` the current one; what is held under another is gone at once.
@@ -325,19 +350,19 @@ class MemoryTier(Generic[K, V]):
         with self._lock:
             now = self._expire()
             self._forget_the_gone()
-            return self._born[0][0] - now if self._born else self._ttl
+            return self._born[0].end - now if self._born else self._ttl
 
     def _expire(self) -> float:
         """Take out what has lived long enough by now, which is returned."""
         now, born, entries = self._clock(), self._born, self.entries
         while born:
-            end, key, record = born[0]
-            here = entries.get(key) is record
-            if here and end > now:
+            record = born[0]
+            here = entries.get(record.key) is record
+            if here and record.end > now:
                 break
             born.popleft()
             if here:
-                del entries[key]
+                del entries[record.key]
                 self._expired += 1
         return now
 

@@ -108,7 +108,7 @@ class TieredCache(Generic[K, V]):
             self.content.see()
             parked = ((key, self.memory.entries.get(key)) for key in wanted)
             found |= {key: record.value for key, record in parked if record is not None}
-        missing = [k for k in wanted if k not in found and not self._known_missing(k)]
+        missing = self._not_known_missing([k for k in wanted if k not in found])
         if missing:
             found |= self._fetch(missing).values
         return found
@@ -137,6 +137,14 @@ class TieredCache(Generic[K, V]):
             with self._lock:
                 for key in absent:
                     self._negative[key] = loaded.tag
+
+    def _not_known_missing(self, keys: list[K]) -> list[K]:
+        """Those of the keys that may exist."""
+        with self._lock:
+            if not self._negative.currsize:
+                return keys
+            tag, tags = self.memory.tag, self._negative
+            return [key for key in keys if tag is None or tags.get(key) != tag]
 
     def _known_missing(self, key: K) -> bool:
         with self._lock:

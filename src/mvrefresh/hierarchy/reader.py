@@ -18,7 +18,7 @@ from mvrefresh.cache.tier import Loaded, Tag
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
 from mvrefresh.hierarchy.residence import Load
-from mvrefresh.hierarchy.resident import ResidentHierarchy
+from mvrefresh.hierarchy.resident import Chain, ResidentHierarchy
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 
@@ -46,7 +46,7 @@ _NEAREST: Final = {True: "v.ancestor_ids[cardinality(v.ancestor_ids)]", False: "
 _HOW_MANY: Final = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) v")
 _FETCH: Final = "FETCH 5000 FROM mvrefresh"
 
-Lineage = tuple[HierarchyNode, tuple[HierarchyNode, ...]]
+Lineage = tuple[HierarchyNode, Chain]
 """An entity, and its ancestors from the root down."""
 
 
@@ -78,12 +78,19 @@ class HierarchyReader:
 
     # -- from the views ------------------------------------------------------------------------
 
+    def ancestors(self, ids: Sequence[Any]) -> Loaded[Any, Chain]:
+        """The ancestors of entities, from the view."""
+        rows, asked = self._read("ancestors", ids)
+        tag, moment = _told(rows, asked)
+        return Loaded(_chains(rows, self._known_of(tag)), tag, moment)
+
     def lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
         """Entities and their ancestors, from the view."""
         rows, asked = self._read("ancestors", ids)
-        loaded: Loaded[Any, Lineage] = _loaded(rows, {}, asked)
-        values = _lineages(rows, self._known_of(loaded.tag))
-        return Loaded(values, loaded.tag, loaded.as_of)
+        tag, moment = _told(rows, asked)
+        above = _chains(rows, self._known_of(tag))
+        values = {row[3]: (_node(row[3:6]), above[row[3]]) for row in rows if row[3] is not None}
+        return Loaded(values, tag, moment)
 
     def _known_of(self, tag: Tag | None) -> dict[Any, HierarchyNode]:
         """The ancestors that were met in this content before: one node for all who have it above.
@@ -101,7 +108,7 @@ class HierarchyReader:
         """What lies below entities, from the view."""
         rows, asked = self._read("counts", ids)
         values = {row[3]: HierarchyCounts(*row[4:]) for row in rows if row[3] is not None}
-        return _loaded(rows, values, asked)
+        return Loaded(values, *_told(rows, asked))
 
     def current(self, view: int) -> tuple[Tag | None, float | None]:
         """The tag of one of the source's views (by its place), and the moment it stands for."""
@@ -149,6 +156,10 @@ class HierarchyReader:
 
     # -- from the table ------------------------------------------------------------------------
 
+    def live_ancestors(self, ids: Sequence[Any]) -> dict[Any, Chain]:
+        """As `ancestors`, from the table itself: true now, and dearer."""
+        return {entity: above for entity, (_, above) in self.live_lineages(ids).items()}
+
     def live_lineages(self, ids: Sequence[Any]) -> dict[Any, Lineage]:
         """As `lineages`, from the table itself: true now, and dearer."""
         return {row[0]: _lineage(row) for row in self._read("live_ancestors", ids)[0]}
@@ -174,7 +185,7 @@ class HierarchyReader:
         nodes = tuple(HierarchyNode(*row[3:6]) for row in rows if row[3] is not None)
         # What the server took for the key ("2" for 2) is another one to us, as it is in memory.
         there = bool(rows) and rows[0][6] == entity
-        return _loaded(rows, {entity: nodes} if there else {}, asked)
+        return Loaded({entity: nodes} if there else {}, *_told(rows, asked))
 
     # -- how -----------------------------------------------------------------------------------
 
@@ -303,12 +314,10 @@ def _lineage(row: tuple[Any, ...]) -> Lineage:
     return _node((entity, path, name)), tuple(map(_node, zip(ids, paths, names, strict=True)))
 
 
-def _lineages(
-    rows: Iterable[tuple[Any, ...]], known: dict[Any, HierarchyNode]
-) -> dict[Any, Lineage]:
-    """Entities of one content, where an id has one path and one name; adds to what is known."""
-    found: dict[Any, Lineage] = {}
-    for _, _, _, entity, path, name, ids, paths, names in rows:
+def _chains(rows: Iterable[tuple[Any, ...]], known: dict[Any, HierarchyNode]) -> dict[Any, Chain]:
+    """Ancestors by id, of one content, where an id has one path and one name; adds to the known."""
+    found: dict[Any, Chain] = {}
+    for _, _, _, entity, _, _, ids, paths, names in rows:
         if entity is None:
             continue  # the row that brings the tag alone
         above: Any = tuple(map(known.get, ids))
@@ -319,7 +328,7 @@ def _lineages(
                     key = ids[place]
                     above[place] = known[key] = _node((key, paths[place], names[place]))
             above = tuple(above)
-        found[entity] = _node((entity, path, name)), above
+        found[entity] = above
     return found
 
 
@@ -334,10 +343,12 @@ def _chunks(
         yield chunk
 
 
-def _loaded(rows: list[tuple[Any, ...]], values: dict[Any, Any], asked: float) -> Loaded[Any, Any]:
-    number, token, age = rows[0][:3] if rows else (None, None, None)
-    tag = Tag(number, token) if isinstance(token, UUID) else None
-    return Loaded(values, tag, _moment(age, asked))
+def _told(rows: list[tuple[Any, ...]], asked: float) -> tuple[Tag | None, float | None]:
+    """The tag, and the moment, that came with the rows."""
+    for number, token, age, *_ in rows:
+        if token is not None:
+            return Tag(number, token), _moment(age, asked)
+    return None, None
 
 
 # `HierarchyNode._make`, without a call of Python's own for each.

@@ -49,6 +49,7 @@ class Residence:
     Args:
         content: Of the view.
         load: Reads all of it; asks its argument now and then whether to go on.
+        moved_in: Called when it is there, before another content can be current.
         wanted: False: it is never loaded.
 
     Attributes:
@@ -58,9 +59,8 @@ class Residence:
     """
 
     __slots__ = (
-        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_not_before", "_parked",
-        "_refused",
-        "_work", "current", "loads", "seconds",
+        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_moved_in",
+        "_not_before", "_parked", "_refused", "_work", "current", "loads", "seconds",
     )  # fmt: skip
 
     def __init__(
@@ -68,12 +68,14 @@ class Residence:
         content: Content,
         load: Callable[[Callable[[], bool]], Load],
         *,
+        moved_in: Callable[[], None] = lambda: None,
         wanted: bool = True,
     ) -> None:
         self.current: ResidentHierarchy | None = None
         self.loads = 0
         self.seconds: float | None = None
         self._content = content
+        self._moved_in = moved_in
         self._load = load
         self._lock = Lock()
         self._loading = False
@@ -157,6 +159,7 @@ class Residence:
 
         def move_in() -> None:
             self.current = found.hierarchy
+            self._moved_in()
 
         if not self._content.publish(found.tag, move_in):
             return False

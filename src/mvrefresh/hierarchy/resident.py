@@ -17,6 +17,7 @@ from bisect import bisect_right
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Final
 
+from mvrefresh.cache.memory import Record
 from mvrefresh.cache.tier import MISSING, Missing
 from mvrefresh.hierarchy.node import HierarchyNode
 
@@ -43,7 +44,8 @@ class ResidentHierarchy:
 
     Attributes:
         tag: Of the content; set by who has read it.
-        chains: Ancestors by id, of those that were asked for lately.
+        entries: Records of the ancestors by id, of those that were asked for lately; read as those
+            of `MemoryTier`. Who has the same parent has the same record.
 
     Raises:
         ValueError: An id stands twice.
@@ -51,7 +53,8 @@ class ResidentHierarchy:
 
     __slots__ = (
         "_above", "_by_parent", "_capacity", "_ends", "_families", "_ids", "_label_begins",
-        "_labels", "_names", "_places", "_twins", "_under", "_with_path", "chains", "tag",
+        "_labels", "_names", "_places", "_roots", "_twins", "_under", "_with_path", "entries",
+        "tag",
     )  # fmt: skip
 
     def __init__(
@@ -62,9 +65,10 @@ class ResidentHierarchy:
         capacity: int = 100_000,
     ) -> None:
         self.tag: Tag | None = None
-        self.chains: dict[Any, Chain] = {}
+        self.entries: dict[Any, Record[Chain]] = {}
         self._capacity = capacity
-        self._families: dict[int, Chain] = {}  # by the row of the parent
+        self._roots: Record[Chain] = Record(())
+        self._families: dict[int, Record[Chain]] = {}  # by the row of the parent
         self._by_parent = by_parent
         self._ids: list[Any] = []
         self._names: list[Any] = []
@@ -149,17 +153,18 @@ class ResidentHierarchy:
         if row is None:
             return MISSING
         above = self._above[row]
-        chain = () if above == NOBODY else self._family(above)
-        if len(self.chains) >= self._capacity:
-            self.chains.clear()
+        record = self._roots if above == NOBODY else self._family(above)
+        if len(self.entries) >= self._capacity:
+            self.entries.clear()
             self._families.clear()
-        self.chains[self._ids[row]] = chain
-        return chain
+        self.entries[self._ids[row]] = record
+        return record.value
 
     def ancestors_many(self, ids: Sequence[Any]) -> dict[Any, Chain]:
         """The ancestors of those that exist."""
+        entries = self.entries
         try:
-            return dict(zip(ids, map(self.chains.__getitem__, ids), strict=True))
+            return {each: entries[each].value for each in ids}
         except KeyError:
             found = ((each, self.ancestors(each)) for each in ids)
             return {each: chain for each, chain in found if chain is not MISSING}
@@ -191,24 +196,25 @@ class ResidentHierarchy:
 
     # -- how -----------------------------------------------------------------------------------
 
-    def _family(self, parent: int) -> Chain:
+    def _family(self, parent: int) -> Record[Chain]:
         """The ancestors of those whose parent is in this row."""
         families, missing = self._families, []
-        row, chain = parent, None
+        row, record = parent, self._roots
         while row != NOBODY:
-            chain = families.get(row)
-            if chain is not None:
+            known = families.get(row)
+            if known is not None:
+                record = known
                 break
             missing.append(row)
             # Who is below one of several with the same path is below all of them.
             twin = None if self._by_parent else self._twins.get(row)
             row = self._above[row] if twin is None else twin
-        chain = chain or ()
         for row in reversed(missing):
+            chain = record.value
             path = self._path(row) if self._by_parent else self._path_after(chain, row)
             node = HierarchyNode(self._ids[row], path, self._names[row])
-            chain = families[row] = (*chain, node)
-        return chain
+            record = families[row] = Record((*chain, node))
+        return record
 
     def _path_after(self, above: Chain, row: int) -> str | None:
         """The path of a row, where that of the entity above is at hand."""
@@ -283,7 +289,7 @@ class ResidentHierarchy:
         for column in (self._ids, self._names):
             while column:
                 del column[-_BITE:]
-        for table in (self._places, self._families, self.chains):
+        for table in (self._places, self._families, self.entries):
             while table:
                 for _ in range(min(_BITE, len(table))):
                     table.popitem()

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import cachetools
 
     from mvrefresh.cache.sweeper import Swept
+    from mvrefresh.cache.tier import Tag
     from mvrefresh.hierarchy.node import HierarchyCounts
-    from mvrefresh.hierarchy.reader import Lineage
     from mvrefresh.hierarchy.resident import Chain
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
@@ -60,6 +60,21 @@ class _Kind:
 
     def __init__(self) -> None:
         self.found = self.passed_on = self.source = 0
+
+
+class _Then:
+    """The last of a content's followers: does what is to be done when the others have changed."""
+
+    __slots__ = ("_do",)
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def retag(self, tag: Tag | None, *, park: bool = False) -> None:  # noqa: ARG002 - a follower
+        self._do()
+
+    def after_fork(self) -> None:
+        """It holds no lock."""
 
 
 class OptimizedHierarchyResolver:
@@ -90,8 +105,9 @@ class OptimizedHierarchyResolver:
 
     __slots__ = (
         "_ancestors", "_buffers", "_caches", "_counts", "_counts_content", "_counts_kind",
-        "_database", "_lineage_kind", "_memory", "_metrics", "_nodes", "_policy", "_reader",
-        "_residence", "_source", "_stale", "_subtrees", "_swept", "_tree_content", "_watch",
+        "_database", "_entries", "_hits", "_lineage_kind", "_memory", "_metrics", "_nodes",
+        "_policy", "_reader", "_residence", "_source", "_stale", "_subtrees", "_swept",
+        "_tree_content", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -139,7 +155,7 @@ class OptimizedHierarchyResolver:
             return MemoryTier(room, ttl) if cache is None else ChosenTier(lambda: cache(room))
 
         self._memory: MemoryTier[Any, Chain] | ChosenTier[Any, Chain] = memory()
-        self._ancestors: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
+        self._ancestors: TieredCache[Any, Chain] = TieredCache(
             self._memory, self._load_ancestors, self._tree_content, negative_ttl=negative_ttl
         )
         self._nodes: TieredCache[Any, HierarchyNode] = TieredCache(
@@ -154,7 +170,7 @@ class OptimizedHierarchyResolver:
             self._counts_content,
             negative_ttl=negative_ttl,
         )
-        self._subtrees: TieredCache[Any, tuple[HierarchyNode, ...]] = TieredCache(
+        self._subtrees: TieredCache[Any, Chain] = TieredCache(
             memory(max(1, capacity // 10)),
             self._load_subtrees,
             self._tree_content,
@@ -163,8 +179,11 @@ class OptimizedHierarchyResolver:
         self._residence = Residence(
             self._tree_content,
             lambda go_on: self._reader.everything(resident, capacity, go_on),
+            moved_in=self._at_hand,
             wanted=resident > 0 and tracked,
         )
+        self._hits = 0
+        self._tree_content.follow(_Then(self._at_hand))
         self._caches: tuple[TieredCache[Any, Any], ...] = (
             self._ancestors, self._nodes, self._counts, self._subtrees,
         )  # fmt: skip
@@ -181,9 +200,7 @@ class OptimizedHierarchyResolver:
 
     # -- ancestors -----------------------------------------------------------------------------
 
-    def ancestors(
-        self, entity_id: Any, max_staleness: float | None = None
-    ) -> tuple[HierarchyNode, ...]:
+    def ancestors(self, entity_id: Any, max_staleness: float | None = None) -> Chain:
         """The entities above one, from the root down; empty for a root.
 
         Args:
@@ -197,31 +214,21 @@ class OptimizedHierarchyResolver:
             DatabaseUnavailable: It is not in memory, and the database cannot be reached.
         """
         if max_staleness is None:  # the hot path: all of it is here
-            resident, memory = self._residence.current, self._memory
-            if resident is not None:
-                try:
-                    chain = resident.chains[entity_id]
-                except KeyError:
-                    return self._not_kept(entity_id)
-                except TypeError:
-                    raise _no_id(entity_id) from None
-                memory.hits += 1
-                return chain
             try:
-                record = memory.entries[entity_id]
+                record = self._entries[entity_id]
             except KeyError:
-                return _known(self._ancestors.get(entity_id), entity_id)
+                return self._not_at_hand(entity_id)
             except TypeError:
                 raise _no_id(entity_id) from None
             record.visited = True
-            memory.hits += 1
+            self._hits += 1
             return record.value
         _check_id(entity_id)
         if self._is_fresh(self._tree_content, max_staleness):
             return self.ancestors(entity_id)
-        return _known(self._reader.live_lineages([entity_id]).get(entity_id), entity_id)[1]
+        return _known(self._reader.live_ancestors([entity_id]).get(entity_id), entity_id)
 
-    def ancestors_many(self, entity_ids: Iterable[Any]) -> dict[Any, tuple[HierarchyNode, ...]]:
+    def ancestors_many(self, entity_ids: Iterable[Any]) -> dict[Any, Chain]:
         """The ancestors of many entities by id, without those that do not exist.
 
         What is not in memory is read in one statement.
@@ -232,7 +239,7 @@ class OptimizedHierarchyResolver:
             chains = self._memory.all_of(ids)
             return self._ancestors.get_many(ids) if chains is None else _paired(ids, chains)
         found = resident.ancestors_many(ids)
-        self._memory.hits += len(found)
+        self._hits += len(found)
         unknown = [entity for entity in ids if entity not in found] if len(found) < len(ids) else ()
         return found | self._ancestors.get_many(unknown) if unknown else found
 
@@ -274,7 +281,8 @@ class OptimizedHierarchyResolver:
         entity_ids = _ids(entity_ids)
         if not entity_ids:
             raise ConfigurationError("lowest_common_ancestor() needs at least one id")
-        above, nodes = self.ancestors_many(entity_ids), self.nodes_many(entity_ids)
+        nodes = self.nodes_many(entity_ids)  # first: a read of nodes brings their ancestors too
+        above = self.ancestors_many(entity_ids)
         common: HierarchyNode | None = None
         chains = []
         for entity in entity_ids:
@@ -287,7 +295,7 @@ class OptimizedHierarchyResolver:
             common = level[0]
         return common
 
-    def look_up(self, entity_id: Any) -> Answer[tuple[HierarchyNode, ...]]:
+    def look_up(self, entity_id: Any) -> Answer[Chain]:
         """As `ancestors`, with the tier that answers, the tag and the age of the content.
 
         For people who look at what goes on: it counts nowhere, and keeps nothing.
@@ -300,11 +308,11 @@ class OptimizedHierarchyResolver:
         record = self._memory.entries.get(entity_id)
         if record is not None:
             return Answer(record.value, "l1", self._memory.tag, age)
-        loaded = self._reader.lineages([entity_id])
+        loaded = self._reader.ancestors([entity_id])
         if entity_id in loaded.values:
-            return Answer(loaded.values[entity_id][1], "l4", loaded.tag, _age(loaded.as_of))
-        live = self._reader.live_lineages([entity_id])
-        return Answer(_known(live.get(entity_id), entity_id)[1], "source", None, 0.0)
+            return Answer(loaded.values[entity_id], "l4", loaded.tag, _age(loaded.as_of))
+        live = self._reader.live_ancestors([entity_id])
+        return Answer(_known(live.get(entity_id), entity_id), "source", None, 0.0)
 
     # -- what is below -------------------------------------------------------------------------
 
@@ -315,7 +323,7 @@ class OptimizedHierarchyResolver:
         max_depth: int | None = None,
         limit: int | None = None,
         after: HierarchyNode | None = None,
-    ) -> tuple[HierarchyNode, ...]:
+    ) -> Chain:
         """The entities below one, in the order of their paths: each before what is below it.
 
         Args:
@@ -337,7 +345,7 @@ class OptimizedHierarchyResolver:
             raise ConfigurationError(f"after={after!r:.200} is no node below the entity")
         return _known(self._subtrees.get((entity_id, max_depth, limit, after)), entity_id)
 
-    def children(self, entity_id: Any) -> tuple[HierarchyNode, ...]:
+    def children(self, entity_id: Any) -> Chain:
         """The entities one level below one; raises as `ancestors`."""
         return self.descendants(entity_id, max_depth=1)
 
@@ -355,33 +363,34 @@ class OptimizedHierarchyResolver:
 
     # -- reading through -----------------------------------------------------------------------
 
-    def _load_ancestors(self, ids: Sequence[Any]) -> Loaded[Any, tuple[HierarchyNode, ...]]:
-        loaded = self._lineages(ids)
-        nodes = {entity: node for entity, (node, _) in loaded.values.items()}
-        self._nodes.memory.put_many(nodes, loaded.tag)
-        above = {entity: ancestors for entity, (_, ancestors) in loaded.values.items()}
-        return Loaded(above, loaded.tag, loaded.as_of)
+    def _load_ancestors(self, ids: Sequence[Any]) -> Loaded[Any, Chain]:
+        self._residence.want()
+        return self._and_live(
+            self._reader.ancestors(ids), ids, self._lineage_kind, self._reader.live_ancestors
+        )
 
     def _load_nodes(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyNode]:
-        loaded = self._lineages(ids)
+        self._residence.want()
+        loaded = self._and_live(
+            self._reader.lineages(ids), ids, self._lineage_kind, self._reader.live_lineages
+        )
         above = {entity: ancestors for entity, (_, ancestors) in loaded.values.items()}
         self._memory.put_many(above, loaded.tag)
         nodes = {entity: node for entity, (node, _) in loaded.values.items()}
         return Loaded(nodes, loaded.tag, loaded.as_of)
 
-    def _not_kept(self, entity_id: Any) -> tuple[HierarchyNode, ...]:
+    def _at_hand(self) -> None:
+        """Whose records a look-up reads: those of the whole hierarchy where it is in memory."""
+        resident = self._residence.current
+        self._entries = self._memory.entries if resident is None else resident.entries
+
+    def _not_at_hand(self, entity_id: Any) -> Chain:
         """What was not asked for lately, of a resident hierarchy; or is too new to be in it."""
         resident = self._residence.current
         if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
-            self._memory.hits += 1
+            self._hits += 1
             return chain
         return _known(self._ancestors.get(entity_id), entity_id)
-
-    def _lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
-        self._residence.want()
-        return self._and_live(
-            self._reader.lineages(ids), ids, self._lineage_kind, self._reader.live_lineages
-        )
 
     def _load_counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
         return self._and_live(
@@ -396,7 +405,11 @@ class OptimizedHierarchyResolver:
         live: Callable[[Sequence[Any]], dict[Any, V]],
     ) -> Loaded[Any, V]:
         """What the view does not hold yet, from the table."""
-        missing = [entity for entity in ids if entity not in loaded.values]
+        missing = (
+            [entity for entity in ids if entity not in loaded.values]
+            if len(loaded.values) < len(ids)
+            else ()
+        )
         kind.found += len(ids) - len(missing)
         kind.passed_on += len(missing)
         if missing:
@@ -405,7 +418,7 @@ class OptimizedHierarchyResolver:
             loaded = Loaded({**loaded.values, **found}, loaded.tag, loaded.as_of)
         return loaded
 
-    def _load_subtrees(self, keys: Sequence[Any]) -> Loaded[Any, tuple[HierarchyNode, ...]]:
+    def _load_subtrees(self, keys: Sequence[Any]) -> Loaded[Any, Chain]:
         ((entity, depth, limit, after),) = keys  # one at a time: each is a range of its own
         resident = self._residence.current
         if resident is not None:
@@ -467,7 +480,8 @@ class OptimizedHierarchyResolver:
         memories = [cache.memory.stats() for cache in self._caches]
         resident = self._residence.current
         entities = 0 if resident is None else len(resident)
-        hits, misses = sum(m.hits for m in memories), sum(m.misses for m in memories)
+        hits = self._hits + sum(tier.hits for tier in memories)
+        misses = sum(tier.misses for tier in memories)
         kinds = (self._lineage_kind, self._counts_kind)
         found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
         unused, buffers = _figures(0, 0, None), self._buffers.stats()
@@ -518,6 +532,7 @@ class OptimizedHierarchyResolver:
             SWEEPER.remove(each)
         for cache in self._caches:
             cache.memory.retag(None)
+        self._at_hand()
 
     def __enter__(self) -> Self:
         return self
