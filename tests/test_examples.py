@@ -64,6 +64,12 @@ def test_service_holds_what_was_written(call: Call, conn):
     assert average == 10
 
 
+def test_look_ups_are_fresh_after_a_refresh_elsewhere(call: Call):
+    said = call(EXAMPLES / "hierarchy_lookups.py")
+    assert "Knives are in: Everything > Kitchen\n" in said
+    assert "After a refresh elsewhere: Cooking\n" in said
+
+
 @pytest.fixture
 def alembic(call: Call) -> Call:
     if importlib.util.find_spec("alembic") is None and not os.environ.get("CI"):

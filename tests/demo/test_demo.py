@@ -79,7 +79,8 @@ def test_from_end_to_end(environment):
         assert done.stdout.count(view) >= 7
     for heading in ("p50", "p95", "p99", "Rows", "+5,303", "no. 2, kept"):
         assert heading in done.stdout
-    assert "15 refreshes, 0 failed; the whole demo took" in done.stdout
+    assert "18 refreshes, 0 failed; the whole demo took" in done.stdout
+    assert "1 in the first look-up after it." in done.stdout
     assert "\x1b" not in done.stdout
 
 
@@ -88,7 +89,7 @@ def test_as_json_and_kept(environment, home):
     assert (done.returncode, done.stderr) == (0, "")
     document = orjson.loads(done.stdout)
     assert document["success"]
-    assert document["refreshes"] == 15
+    assert document["refreshes"] == 18
     chapters = document["chapters"]
     assert chapters["data"]["entities"] >= 5000
     assert chapters["data"]["too_old"] > 0
@@ -97,6 +98,7 @@ def test_as_json_and_kept(environment, home):
     assert {step["strategy"] for step in chapters["second_plan"]["steps"]} == {"concurrent"}
     assert all(o["content_changed"] for o in chapters["second_refresh"]["outcomes"])
     assert set(VIEWS[:3]) <= set(chapters["third_refresh"]["kept"])
+    check_look_ups(chapters["lookups"], chapters["data"]["entities"])
     assert set(chapters["history"]) == set(VIEWS)
     assert all(chapters["answers"].values())
 
@@ -105,6 +107,23 @@ def test_as_json_and_kept(environment, home):
         assert connection.execute("SELECT count(*) FROM mv_entity_ancestors").fetchone()[0] > 5000
     stopped = run(environment, *shlex.split(kept["stop"])[2:])
     assert (stopped.returncode, stopped.stderr) == (0, "")
+
+
+def check_look_ups(said, entities):
+    assert said["tiers"] == ["l4", "l1"]
+    assert said["resident"] == entities + 1  # Atlantis has risen since
+    answers = {row["asked"]: row["answer"] for row in said["answers"]}
+    assert answers["ancestors(California)"] == "Earth > North America > United States"
+    assert answers["lowest_common_ancestor([Bas-Rhin, California])"] == "Earth"
+    assert (said["batch"]["asked"], said["batch"]["found"]) == (1001, 1000)
+    assert said["batch"]["elapsed_ms"] > 0
+    assert said["metrics"]["l1_cache"]["hits"] >= 2000
+    assert said["metrics"]["l3_cache"]["hits"] > 0
+    assert said["metrics"]["l4_cache"]["misses"] == 2  # no such place, and one too new
+    assert said["metrics"]["overall"]["source_reads"] == 1
+    assert said["change"]["written"]["tier"] == "source"
+    assert (said["change"]["before"], said["change"]["after"]) == (0, 1)
+    assert said["change"]["results"] == dict.fromkeys(VIEWS[:3], True)
 
 
 @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 PAGES = documents.pages()
 
 PREPARED = {
-    # The README shows how a host embeds the library; it has views already.
+    # The README shows how a host embeds the library; it has views and a hierarchy already.
     "README.md": """
         CREATE TABLE sales (region text, amount numeric);
         CREATE MATERIALIZED VIEW sales_by_region AS
         SELECT region, sum(amount) AS total FROM sales GROUP BY region;
         CREATE UNIQUE INDEX ON sales_by_region (region);
+        CREATE EXTENSION IF NOT EXISTS ltree;
+        CREATE TABLE entities (id int PRIMARY KEY, path ltree UNIQUE, name text, entity_type text);
+        INSERT INTO entities VALUES (1, 'earth', 'Earth', 'root'),
+            (2, 'earth.EU', 'Europe', 'continent'), (3, 'earth.EU.CH', 'Switzerland', 'country');
     """,
 }
 

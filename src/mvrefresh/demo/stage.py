@@ -99,10 +99,14 @@ class Stage:
     def look(self, question: str, query: LiteralString, *values: Any) -> list[dict[str, Any]]:
         """Ask the views something, and show question and answer."""
         found = self.rows(query, *values)
+        self.show(question, found)
+        return found
+
+    def show(self, question: str, rows: Sequence[dict[str, Any]]) -> None:
+        """A question, and its answer as a table."""
         self.console.print(Text(question, "italic"))
         self.console.print()
-        self.console.print(_answer(found))
-        return found
+        self.console.print(_answer(rows))
 
 
 def _answer(rows: Sequence[dict[str, Any]]) -> Any:

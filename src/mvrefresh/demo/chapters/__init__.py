@@ -1,14 +1,15 @@
 """The chapters of the demo, in the order in which they are played.
 
 A new feature brings a function of its own, in the file where it belongs, and a line here:
-`building` (server, data, views), `refreshing` (plans and refreshes), `looking` (history, answers).
+`building` (server, data, views), `refreshing` (plans and refreshes), `resolving` (look-ups through
+the cache), `looking` (history, answers).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from mvrefresh.demo.chapters import building, looking, refreshing
+from mvrefresh.demo.chapters import building, looking, refreshing, resolving
 from mvrefresh.demo.stage import Chapter
 
 __all__ = ["CHAPTERS"]
@@ -23,6 +24,7 @@ CHAPTERS: Final = (
     Chapter("second_plan", "The plan now: readers go on", refreshing.plan),
     Chapter("second_refresh", "The second refresh: only what differs", refreshing.refresh),
     Chapter("third_refresh", "The third: nothing has changed", refreshing.refresh_again),
+    Chapter("lookups", "Look-ups, from memory", resolving.look_up),
     Chapter("history", "The history", looking.history),
     Chapter("answers", "What the views say", looking.answers),
 )
