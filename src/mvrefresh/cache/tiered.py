@@ -14,6 +14,7 @@ import cachetools
 
 from mvrefresh.cache.flight import Flights
 from mvrefresh.cache.forks import made_anew_after_fork
+from mvrefresh.cache.gather import Gather
 from mvrefresh.cache.tier import MISSING, Loaded, Missing
 
 if TYPE_CHECKING:
@@ -37,19 +38,14 @@ class TieredCache(Generic[K, V]):
         content: Of which the values are.
         negative_ttl: Seconds for which a key that does not exist is remembered as such.
         negative_size: How many of those at most.
+        together: Whether `load` takes several keys at once.
         clock: Seconds; for tests.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_clock",
-        "_flights",
-        "_load",
-        "_lock",
-        "_negative",
-        "content",
-        "memory",
-    )
+        "__weakref__", "_clock", "_flights", "_gather", "_load", "_lock", "_negative", "_together",
+        "content", "memory",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,13 +55,15 @@ class TieredCache(Generic[K, V]):
         *,
         negative_ttl: float = 5.0,
         negative_size: int = 10_000,
+        together: bool = True,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.memory = memory
         self.content = content
         self._load = load
         self._clock = clock
-        self._flights: Flights[V | Missing] = Flights(clock=clock)
+        self._together = together
+        self._begin()
         self._lock = Lock()  # of the next: even asking for the length of a TTLCache changes it
         # The tag beside each key that does not exist, so that a refresh ends it.
         self._negative: cachetools.TTLCache[K, Tag] = cachetools.TTLCache(
@@ -77,7 +75,11 @@ class TieredCache(Generic[K, V]):
     def after_fork(self) -> None:
         """In a forked child: nobody is in the middle of anything."""
         self._lock = Lock()
-        self._flights = Flights(clock=self._clock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._flights: Flights[V | Missing] = Flights(clock=self._clock)
+        self._gather: Gather[K, V] = Gather(lambda keys: self._fetch(keys).values)
 
     def get(self, key: K) -> V | Missing:
         """The value, `MISSING` if the key does not exist.
@@ -119,6 +121,8 @@ class TieredCache(Generic[K, V]):
             return record.value
         if self._known_missing(key):
             return MISSING
+        if self._together:
+            return self._gather.load(key)
         return self._fetch([key]).values.get(key, MISSING)
 
     def _fetch(self, keys: Sequence[K]) -> Loaded[K, V]:

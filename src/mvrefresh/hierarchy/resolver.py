@@ -175,6 +175,7 @@ class OptimizedHierarchyResolver:
             self._load_subtrees,
             self._tree_content,
             negative_ttl=negative_ttl,
+            together=False,
         )
         self._residence = Residence(
             self._tree_content,
