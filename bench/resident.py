@@ -169,7 +169,7 @@ def run(dsn: str, *, quick: bool = False) -> list[Row | Figure]:
     found: list[Row | Figure] = []
     for size in SIZES_QUICK if quick else SIZES:
         prepare(dsn, size)
-        found += loading(dsn, size, 2 if quick else 7)
+        found += loading(dsn, size, 2 if quick else 5)
         if sys.platform == "linux":
             found += weighed(dsn, size)
         found += pauses(dsn, size, 1 if quick else 3)

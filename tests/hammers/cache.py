@@ -206,8 +206,11 @@ class Hammer:
             self.cache.discard(random.sample(range(KEYS), 5))
         elif chance < 0.8:
             self.memory.sweep()
-        elif chance < 0.9:
+        elif chance < 0.85:
             self.content.look()
+        elif chance < 0.9:
+            with self.content._changing:  # as when the lease has ended
+                self.content._go_blind()
         else:
             self.inspect()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import traceback
 from contextlib import ExitStack
 
 import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
+from tests.proxy import GoesSilent
 
 from mvrefresh import Database
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool, PoolExhausted
@@ -125,6 +128,122 @@ class TestReuse:
         database.close()
         with pytest.raises(DatabaseUnavailable, match="closed"), database.connection():
             pass
+
+
+BLOCKS = pytest.mark.parametrize("block", ["reader", "connection"])
+
+AT_ONCE = 3.0  # seconds, on a busy machine; where the pool itself checks, it pauses for 10
+
+
+def fill(database, connections=8):
+    """Let the pool keep as many."""
+    with ExitStack() as stack:
+        for _ in range(connections):
+            stack.enter_context(database.reader())
+
+
+def look_up(database, block):
+    """How long a statement takes, in seconds."""
+    began = time.monotonic()
+    with getattr(database, block)() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    return time.monotonic() - began
+
+
+class TestWhatThePoolKept:
+    """Over a restart, none of it is of use; and nobody is to wait for it, or to see it."""
+
+    @BLOCKS
+    @pytest.mark.parametrize("mode", ["fast", "immediate"])
+    def test_after_a_restart(self, restartable, mode, block):
+        with Database(restartable.dsn()) as database:
+            fill(database)
+            restartable.restart(mode)
+            assert look_up(database, block) < AT_ONCE
+            fill(database)  # and the others are replaced, too
+
+    @BLOCKS
+    def test_after_all_backends_were_ended(self, dsn, conn, block):
+        with Database(dsn) as database:
+            fill(database)
+            end_all(conn)
+            assert look_up(database, block) < AT_ONCE
+
+    def test_for_many_at_once(self, dsn, conn):
+        with Database(dsn) as database:
+            fill(database)
+            end_all(conn)
+            took = []
+            threads = [
+                threading.Thread(target=lambda: took.append(look_up(database, "reader")))
+                for _ in range(16)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert len(took) == 16
+        assert max(took) < AT_ONCE
+
+    @BLOCKS
+    def test_by_a_pool_of_the_hosts_that_does_not_check(self, dsn, conn, block):
+        kwargs = {"application_name": "mvrefresh"}
+        with (
+            ConnectionPool(dsn, max_size=4, kwargs=kwargs) as pool,
+            Database(pool=pool) as database,
+        ):
+            fill(database, 4)
+            end_all(conn)
+            assert look_up(database, block) < AT_ONCE
+            assert pool.get_stats()["pool_size"] <= 4
+
+    def test_over_an_outage(self, restartable):
+        """Who waits in vain is told why; who comes after it does not wait out the pool's pauses."""
+        with Database(restartable.dsn(), timeout=1.0) as database:
+            fill(database)
+            restartable.stop()
+            for _ in range(2):
+                with pytest.raises(DatabaseUnavailable, match="server running") as caught:
+                    look_up(database, "reader")
+                assert not isinstance(caught.value, PoolExhausted)
+            restartable.start()
+            assert look_up(database, "reader") < AT_ONCE
+
+    def test_is_handed_out_without_a_word_to_the_server(self, postgres, conn):
+        tcp_dsn = postgres.dsn(conn.info.dbname, tcp=True)
+        with GoesSilent(tcp_dsn) as proxy, Database(proxy.dsn) as database:
+            fill(database, 1)
+            proxy.go_silent()
+            with database.reader():
+                pass
+            proxy.speak()
+
+    def test_where_every_connection_is_ended_at_once_it_is_seen(self, dsn, conn):
+        """Not opened again and again until the time is over."""
+
+        def doomed():
+            made = psycopg.connect(dsn, application_name="mvrefresh")
+            if armed.is_set():
+                conn.execute("SELECT pg_terminate_backend(%s, 5000)", [made.info.backend_pid])
+            return made
+
+        armed = threading.Event()
+        with Database(connect=doomed, max_connections=2) as database:
+            look_up(database, "reader")
+            armed.set()
+            end_all(conn)
+            with pytest.raises(DatabaseUnavailable, match="broke") as caught:
+                look_up(database, "reader")
+            assert not isinstance(caught.value, PoolExhausted)
+
+
+def end_all(conn):
+    """End the backends of all that is called as we are, and see them gone."""
+    ended = conn.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'mvrefresh' AND datname = current_database()"
+    )
+    assert ended.fetchall()
 
 
 class TestFailures:

@@ -12,6 +12,7 @@ import weakref
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -19,7 +20,7 @@ import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool, PoolExhausted
-from mvrefresh.postgres.direct import DirectConnections
+from mvrefresh.postgres.direct import DirectConnections, hung_up
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.postgres.health import DatabaseHealth, check_health
 from mvrefresh.postgres.schema import Schema
@@ -152,8 +153,20 @@ class Database:
             pool.putconn(connection)
 
     def _checked_out(self, pool: AnyPool) -> AnyConnection:
+        """A connection that the server has not closed while it lay in the pool.
+
+        A pool's own `check` is a round trip at each look-up, and after one that fails the pool
+        sleeps, for a second, then two: all it kept across a restart would take longer than
+        `timeout`.
+        """
+        deadline = monotonic() + self._timeout
         try:
             connection: AnyConnection = pool.getconn(self._timeout)
+            for _ in range(pool.max_size):  # where new ones are closed at once, too: let it be seen
+                if not hung_up(connection):
+                    break
+                pool.putconn(connection)  # which drops it, and opens another
+                connection = pool.getconn(deadline - monotonic())
         except psycopg_pool.PoolTimeout:
             raise self._why_no_connection(pool) from None
         except (psycopg.OperationalError, psycopg_pool.PoolClosed) as error:
@@ -245,10 +258,12 @@ class Database:
         return psycopg_pool.ConnectionPool(
             connection_class=Direct,
             configure=configure,
-            check=psycopg_pool.ConnectionPool.check_connection,
             min_size=0,
             max_size=self._max_connections,
             timeout=self._timeout,
+            # It tries as long as who waits does, or its pauses grow to minutes which whoever comes
+            # after the outage would wait; a little less, so that who gave up is told why.
+            reconnect_timeout=0.8 * self._timeout,
             open=True,
             name="mvrefresh",
         )

@@ -45,6 +45,21 @@ def sever(connection: AnyConnection) -> None:
         end.shutdown(socket.SHUT_RDWR)
 
 
+def hung_up(connection: AnyConnection) -> bool:
+    """Whether the server has closed an idle connection meanwhile; asks our own side alone.
+
+    A connection that it has not closed may be lost all the same: only a round trip would tell, and
+    only of the moment before. One that is closed here is of no use any more, also to a pool.
+    """
+    try:
+        # Twice: the first may read the server's farewell, the second then its hang-up.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        connection.pgconn.finish()  # not close(): that of a pool's connection may give it back
+    return connection.closed
+
+
 class DirectConnections:
     """Lends direct autocommit connections. Any thread may borrow.
 
@@ -117,14 +132,7 @@ class DirectConnections:
                 if not self._idle:
                     return None
                 connection = self._idle.pop()
-            try:
-                # Twice: the first may read the server's farewell, the second then its hang-up.
-                connection.pgconn.consume_input()
-                connection.pgconn.consume_input()
-            except psycopg.OperationalError:
-                connection.close()
-                continue
-            if not connection.broken and not connection.closed:
+            if not hung_up(connection):
                 return connection
 
     def _give_back(self, connection: AnyConnection) -> None:
