@@ -35,10 +35,13 @@ napoleon_use_ivar = True
 
 # The types in signatures that have no page here: those of other projects, and our own aliases.
 nitpick_ignore_regex = [
-    ("py:class", r"(psycopg|psycopg_pool|collections|datetime|enum|typing|uuid)\..+"),
+    ("py:class", r"(psycopg|psycopg_pool|cachetools|collections|datetime|enum|typing|uuid)\..+"),
     ("py:class", r"(AbstractContextManager|Connection|Iterable|Iterator|Sequence)"),
     ("py:class", r"(Future|UUID|datetime|timedelta)"),
-    ("py:class", r"(ViewLike|Method|Fallback|AnyConnection|AnyPool|AnyService|Callback|Run)"),
+    (
+        "py:class",
+        r"(ViewLike|Method|Fallback|AnyConnection|AnyPool|AnyService|Callback|Run|Chain|Tag|V)",
+    ),
     ("py:class", r"\w+\[.*"),  # what autodoc leaves whole: tuple[~mvrefresh..., Callable[[...
 ]
 
