@@ -187,6 +187,9 @@ def run(dsn: str, *, quick: bool = False) -> list[Row]:
             database, SOURCE, capacity=ROOM, ttl=TTL, resident=0
         ) as resolver,
         OptimizedHierarchyResolver(database, SOURCE, capacity=ROOM, ttl=TTL) as whole,
+        OptimizedHierarchyResolver(
+            database, SOURCE, capacity=ROOM, cache=cachetools.LRUCache
+        ) as chosen,
     ):
         resolver.refresh_all_materialized_views()
         values = resolver.ancestors_many(KEYS)
@@ -195,9 +198,17 @@ def run(dsn: str, *, quick: bool = False) -> list[Row]:
         if not whole.preload() or whole.ancestors_many(KEYS) != values:
             raise AssertionError("the whole hierarchy is not in memory, or another one")
         ours = resolver.ancestors
+        chosen.ancestors_many(KEYS)
         return [
             *hits(whole.ancestors, values, laps, rounds, threads=1, kept=", all resident"),
             *hits(ours, values, laps, rounds, threads=1),
             *hits(ours, values, max(1, laps // 4), rounds, threads=4),
+            compare(
+                "a hit, 1 thread, cache=cachetools.LRUCache",
+                rounds_of(chosen.ancestors, laps, 1),
+                "dict.get",
+                rounds_of(values.get, laps, 1),
+                rounds=rounds,
+            ),
             *batches(values, laps, rounds),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import cachetools
 import psycopg
 import pytest
 from hypothesis import given, settings, strategies as st
+from psycopg.conninfo import make_conninfo
 
 import mvrefresh
 from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema, errors
@@ -392,3 +394,35 @@ class TestBuffers:
     def test_a_negative_rate_is_refused(self, dsn):
         with Database(dsn) as database, pytest.raises(errors.ConfigurationError):
             OptimizedHierarchyResolver(database, meter_every=-1)
+
+
+def test_a_role_without_its_rights_is_told_which(dsn, conn, resolver):
+    conn.execute("DROP ROLE IF EXISTS mvr_reader; CREATE ROLE mvr_reader LOGIN")
+    try:
+        poor = make_conninfo(dsn, user="mvr_reader")
+        with (
+            Database(poor) as database,
+            OptimizedHierarchyResolver(database, watch=False) as other,
+            pytest.raises(errors.ConfigurationError, match="SELECT on the table"),
+        ):
+            other.ancestors(1)
+    finally:
+        conn.execute("DROP ROLE mvr_reader")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_begins_blind_and_watches_for_itself(resolver):
+    expected = resolver.ancestors(4)
+    watch = resolver._database.watch
+    child = os.fork()
+    if not child:
+        wrong = 1
+        try:
+            blind = resolver._tree_content.blind and watch.state == "off"
+            answered = resolver.ancestors(4) == expected
+            wrong = 0 if blind and answered and watch.state != "off" else 2
+        finally:
+            os._exit(wrong)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert resolver.ancestors(4) == expected

@@ -208,12 +208,12 @@ class HierarchyReader:
 
     def warm(self) -> int | None:
         """Read the views into PostgreSQL's buffers; blocks read, None without pg_prewarm."""
-        with self._database.reader() as connection:
+        with self._database.reader() as connection, self._explained(()):
             return warm(connection, self._views)
 
     def residency(self) -> float | None:
         """The share of the views that is in the buffers; None without pg_buffercache."""
-        with self._database.reader() as connection:
+        with self._database.reader() as connection, self._explained(()):
             return residency(connection, self._views)
 
     @contextmanager
@@ -232,6 +232,11 @@ class HierarchyReader:
             return (
                 f"{said}: create the views with HierarchySource(...).create, and the library's "
                 "tables with `mvrefresh schema --apply`"
+            )
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return (
+                f"{said}: the role needs USAGE on the schemas, and SELECT on the table, its views, "
+                "and the library's table state"
             )
         if isinstance(error, psycopg.errors.UndefinedColumn):
             return f"{said}: name the table's columns as HierarchySource(...) asks"

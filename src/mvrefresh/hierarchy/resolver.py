@@ -147,8 +147,9 @@ class OptimizedHierarchyResolver:
         self._lineage_kind, self._counts_kind = _Kind(), _Kind()
         tracked = self._policy.coordination == "schema"
         lease = LEASE if tracked else None
-        self._tree_content = Content(lambda: self._reader.current(0), lease=lease)
-        self._counts_content = Content(lambda: self._reader.current(1), lease=lease)
+        self._watch = database.watch if watch and tracked else None
+        self._tree_content = Content(lambda: self._current(0), lease=lease)
+        self._counts_content = Content(lambda: self._current(1), lease=lease)
 
         # Apart from each other, so that a hit is the answer and not a part of one.
         def memory(room: int = capacity) -> MemoryTier[Any, Any] | ChosenTier[Any, Any]:
@@ -193,7 +194,6 @@ class OptimizedHierarchyResolver:
             self._swept += [cache.memory for cache in self._caches]
         for each in self._swept:
             SWEEPER.add(each)
-        self._watch = database.watch if watch and tracked else None
         if self._watch is not None:
             contents = (self._tree_content, self._counts_content)
             for view, content in zip(self._source.views, contents, strict=False):
@@ -430,6 +430,11 @@ class OptimizedHierarchyResolver:
         values = {keys[0]: loaded.values[entity]} if entity in loaded.values else {}
         return Loaded(values, loaded.tag, loaded.as_of)
 
+    def _current(self, view: int) -> tuple[Tag | None, float | None]:
+        if self._watch is not None:
+            self._watch.go_on()  # in a forked child there is none yet
+        return self._reader.current(view)
+
     # -- freshness -----------------------------------------------------------------------------
 
     def _is_fresh(self, content: Content, max_staleness: float) -> bool:
@@ -503,8 +508,8 @@ class OptimizedHierarchyResolver:
             timeout: Seconds to wait at most; loading goes on.
 
         Returns:
-            Whether it is there: not if there are more than `resident` entities, or nobody can
-            tell which content the view has.
+            Whether it is in memory now. It is not if there are more than `resident` entities, or
+            if nobody can tell which content the view has.
         """
         return self._residence.wait(timeout)
 

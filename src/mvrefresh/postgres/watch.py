@@ -61,7 +61,8 @@ class TagWatch:
         patience: Seconds until an answer has to be there.
 
     Attributes:
-        state: "off", "connecting", "listening", or "polling" (behind a transaction pooler).
+        state: "off", "connecting", "listening", or "polling" (behind a transaction pooler, or on a
+            standby).
         asked: How many times it has asked.
     """
 
@@ -199,15 +200,20 @@ class _Visit:
         watch, pgconn = self._watch, self._pgconn
         with _registered(self._selector, pgconn.socket):
             ((pid,),) = self._answer(b"SELECT pg_backend_pid()")
-            if pid is not None and int(pid) == pgconn.backend_pid:
-                self._answer(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)).as_bytes(None))
-                watch.state = "listening"
-            else:
-                watch.state = "polling"
+            is_ours = pid is not None and int(pid) == pgconn.backend_pid
+            watch.state = "listening" if is_ours and self._listen() else "polling"
             while True:
                 asked = monotonic()
                 self._ask_and_tell()
                 self._wait_until(asked + watch._every)  # noqa: SLF001 - one object in two parts
+
+    def _listen(self) -> bool:
+        """Whether the server takes it: a standby does not."""
+        try:
+            self._answer(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)).as_bytes(None))
+        except psycopg.errors.ReadOnlySqlTransaction:
+            return False
+        return True
 
     def _ask_and_tell(self) -> None:
         contents = self._watch.whom_to_tell()
