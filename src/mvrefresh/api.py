@@ -187,10 +187,17 @@ def refresh_materialized_view(
     fallback: Fallback = "regular",
     policy: RefreshPolicy | None = None,
     metrics: MetricsStore | None = None,
+    events: EventBus | None = None,
 ) -> RefreshOutcome:
     """Refresh one view; the outcome is truthy on success. Raises as `refresh` does."""
     report = refresh(
-        database, [name], method=method, fallback=fallback, policy=policy, metrics=metrics
+        database,
+        [name],
+        method=method,
+        fallback=fallback,
+        policy=policy,
+        metrics=metrics,
+        events=events,
     )
     return report.outcomes[0]
 
@@ -202,6 +209,9 @@ def refresh_all_materialized_views(
     fallback: Fallback = "regular",
     policy: RefreshPolicy | None = None,
     metrics: MetricsStore | None = None,
+    events: EventBus | None = None,
 ) -> RefreshReport:
     """Refresh every view of the database; `.results` is view -> bool. Raises as `refresh` does."""
-    return refresh(database, method=method, fallback=fallback, policy=policy, metrics=metrics)
+    return refresh(
+        database, method=method, fallback=fallback, policy=policy, metrics=metrics, events=events
+    )

@@ -132,6 +132,30 @@ class HealthChanged:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class TierDegraded:
+    """A tier of a resolver's cache has failed, and is gone round: "l2_cache"."""
+
+    tier: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TierRecovered:
+    """A tier that was gone round is asked again."""
+
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValuePoisoned:
+    """A tier held something that the library has not written, or that was damaged: a miss."""
+
+    tier: str
+    key: str
+    why: str
+
+
 Event: TypeAlias = (
     RunStarted
     | RefreshStarted
@@ -145,6 +169,9 @@ Event: TypeAlias = (
     | ViewSuspended
     | ViewResumed
     | HealthChanged
+    | TierDegraded
+    | TierRecovered
+    | ValuePoisoned
 )
 """Everything that a subscriber may be handed."""
 
@@ -240,3 +267,9 @@ def _log_service_event(event: Event) -> None:
         case HealthChanged():
             level = logging.INFO if event.after == "healthy" else logging.WARNING
             logger.log(level, "the service is %s: %s", event.after, event.detail)
+        case TierDegraded():
+            logger.warning("%s is gone round: %s", event.tier, event.why)
+        case TierRecovered():
+            logger.info("%s is asked again", event.tier)
+        case ValuePoisoned():
+            logger.warning("%s: %s is none of ours: %s", event.tier, event.key, event.why)

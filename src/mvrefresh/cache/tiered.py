@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mvrefresh.cache.chosen import ChosenTier
     from mvrefresh.cache.content import Content
     from mvrefresh.cache.memory import MemoryTier
+    from mvrefresh.cache.redis import RedisTier
     from mvrefresh.cache.tier import Tag
 
 K = TypeVar("K")
@@ -39,12 +40,13 @@ class TieredCache(Generic[K, V]):
         negative_ttl: Seconds for which a key that does not exist is remembered as such.
         negative_size: How many of those at most.
         together: Whether `load` takes several keys at once.
+        shared: L2, asked before `load`; it is told of what that gives.
         clock: Seconds; for tests.
     """
 
     __slots__ = (
         "__weakref__", "_clock", "_flights", "_gather", "_load", "_lock", "_negative", "_together",
-        "content", "memory",
+        "content", "memory", "shared",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class TieredCache(Generic[K, V]):
         negative_ttl: float = 5.0,
         negative_size: int = 10_000,
         together: bool = True,
+        shared: RedisTier[K, V] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.memory = memory
@@ -63,6 +66,7 @@ class TieredCache(Generic[K, V]):
         self._load = load
         self._clock = clock
         self._together = together
+        self.shared = shared
         self._begin()
         self._lock = Lock()  # of the next: even asking for the length of a TTLCache changes it
         # The tag beside each key that does not exist, so that a refresh ends it.
@@ -126,6 +130,20 @@ class TieredCache(Generic[K, V]):
         return self._fetch([key]).values.get(key, MISSING)
 
     def _fetch(self, keys: Sequence[K]) -> Loaded[K, V]:
+        tag = self.content.tag
+        if self.shared is None or tag is None:
+            return self._fetch_below(keys)
+        found = self.shared.under(tag, keys)
+        self.memory.put_many(found, tag)
+        rest = [key for key in keys if key not in found] if len(found) < len(keys) else []
+        if not rest:
+            return Loaded(found, tag)
+        loaded = self._fetch_below(rest)
+        if loaded.tag is not None:
+            self.shared.put_many(loaded.values, loaded.tag)
+        return Loaded(found | dict(loaded.values), loaded.tag)
+
+    def _fetch_below(self, keys: Sequence[K]) -> Loaded[K, V]:
         loaded = self._load(keys)
         self.content.settle(loaded.tag)
         if loaded.tag is not None:

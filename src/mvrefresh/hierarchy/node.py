@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mvrefresh.cache.tier import Tag
 
 V = TypeVar("V")
@@ -32,6 +35,37 @@ class HierarchyNode(NamedTuple):
     def label(self) -> str | None:
         """The last part of the path; None without one."""
         return None if self.path is None else self.path.rpartition(".")[2]
+
+
+Chain: TypeAlias = tuple[HierarchyNode, ...]
+"""The ancestors of an entity, from the root down."""
+
+# `HierarchyNode._make`, without a call of Python's own for each.
+node_of: Final[Callable[[tuple[Any, Any, Any]], HierarchyNode]] = partial(
+    tuple.__new__, HierarchyNode
+)
+
+
+def chain_of(
+    ids: Sequence[Any], paths: Sequence[Any], names: Sequence[Any], known: dict[Any, Chain]
+) -> Chain:
+    """Ancestors of one content, of which the last is not known; built on the lowest one that is.
+
+    Args:
+        ids: Theirs, from the root down.
+        paths: The same.
+        names: The same.
+        known: Ancestors by the last of them, who has all the same; it is added to.
+    """
+    first, chain = len(ids) - 1, known.get(ids[-2]) if len(ids) > 1 else None
+    while chain is None and first:
+        first -= 1
+        chain = known.get(ids[first - 1]) if first else None
+    found = chain or ()
+    for place in range(first, len(ids)):
+        node = node_of((ids[place], paths[place], names[place]))
+        found = known[ids[place]] = (*found, node)
+    return found
 
 
 class HierarchyCounts(NamedTuple):

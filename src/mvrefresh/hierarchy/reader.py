@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from importlib.resources import files
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
+from psycopg.adapt import Transformer
 from psycopg.rows import tuple_row
 
 from mvrefresh.cache.buffer import residency, warm
 from mvrefresh.cache.tier import Loaded, Tag
 from mvrefresh.errors import ConfigurationError
-from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
+from mvrefresh.hierarchy.node import Chain, HierarchyCounts, HierarchyNode, chain_of, node_of
 from mvrefresh.hierarchy.residence import Load
-from mvrefresh.hierarchy.resident import Chain, ResidentHierarchy
+from mvrefresh.hierarchy.resident import ResidentHierarchy
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 
@@ -33,7 +33,7 @@ _SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16
 _METERED: Final = {"ancestors": 0, "counts": 1}  # the reads of a view, and its place
 _POSTGRES_16: Final = 16_00_00
 _BIGINT: Final = -(2**63), 2**63 - 1
-_NODES: Final = 20_000  # ancestors that are kept for the reads to come, at most about so many
+_FAMILIES: Final = 20_000  # chains of ancestors that are kept for the reads to come, or a few more
 
 # How ids stand in a statement. A list as psycopg writes it takes a tenth of the whole read; one of
 # integers has a type by their size besides, and each type is another statement to prepare.
@@ -44,7 +44,7 @@ _AS_THE_SERVER_GUESSES: Final = 10  # ids in an array that is a parameter
 
 _NEAREST: Final = {True: "v.ancestor_ids[cardinality(v.ancestor_ids)]", False: "NULL::text"}
 _HOW_MANY: Final = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) v")
-_FETCH: Final = "FETCH 5000 FROM mvrefresh"
+_FETCH: Final = b"FETCH 5000 FROM mvrefresh"
 
 Lineage = tuple[HierarchyNode, Chain]
 """An entity, and its ancestors from the root down."""
@@ -74,7 +74,7 @@ class HierarchyReader:
         self._meter = meter
         self._views = [definition.identifier(view).as_string(None) for view in source.views]
         self._texts: dict[tuple[str, str, int], str] = {}
-        self._ancestors: tuple[Tag | None, dict[Any, HierarchyNode]] = None, {}
+        self._ancestors: tuple[Tag | None, dict[Any, Chain]] = None, {}
 
     # -- from the views ------------------------------------------------------------------------
 
@@ -82,23 +82,23 @@ class HierarchyReader:
         """The ancestors of entities, from the view."""
         rows, asked = self._read("ancestors", ids)
         tag, moment = _told(rows, asked)
-        return Loaded(_chains(rows, self._known_of(tag)), tag, moment)
+        return Loaded(_chains(rows, self.known_of(tag)), tag, moment)
 
     def lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
         """Entities and their ancestors, from the view."""
         rows, asked = self._read("ancestors", ids)
         tag, moment = _told(rows, asked)
-        above = _chains(rows, self._known_of(tag))
-        values = {row[3]: (_node(row[3:6]), above[row[3]]) for row in rows if row[3] is not None}
+        above = _chains(rows, self.known_of(tag))
+        values = {row[3]: (node_of(row[3:6]), above[row[3]]) for row in rows if row[3] is not None}
         return Loaded(values, tag, moment)
 
-    def _known_of(self, tag: Tag | None) -> dict[Any, HierarchyNode]:
-        """The ancestors that were met in this content before: one node for all who have it above.
+    def known_of(self, tag: Tag | None) -> dict[Any, Chain]:
+        """The ancestors that were met in this content before, by the last of them.
 
         It saves building them, and most of the memory: without, each entity has its own.
         """
         known_under, known = self._ancestors
-        if tag is None or tag != known_under or len(known) > _NODES:
+        if tag is None or tag != known_under or len(known) > _FAMILIES:
             known = {}
             if tag is not None:
                 self._ancestors = tag, known
@@ -143,7 +143,7 @@ class HierarchyReader:
                 query = self._text("everything", _LIST, connection)
                 cursor.execute(f"DECLARE mvrefresh NO SCROLL CURSOR FOR {query}")
                 hierarchy = ResidentHierarchy(
-                    _chunks(connection.cursor(row_factory=tuple_row, binary=True), tags, go_on),
+                    _chunks(connection, tags, go_on),
                     by_parent=self._source.parent is not None,
                     capacity=keep,
                 )
@@ -316,32 +316,45 @@ def _sent(ids: Sequence[Any]) -> tuple[str, tuple[Any]]:
 
 def _lineage(row: tuple[Any, ...]) -> Lineage:
     entity, path, name, ids, paths, names = row
-    return _node((entity, path, name)), tuple(map(_node, zip(ids, paths, names, strict=True)))
+    return node_of((entity, path, name)), tuple(map(node_of, zip(ids, paths, names, strict=True)))
 
 
-def _chains(rows: Iterable[tuple[Any, ...]], known: dict[Any, HierarchyNode]) -> dict[Any, Chain]:
-    """Ancestors by id, of one content, where an id has one path and one name; adds to the known."""
+def _chains(rows: Iterable[tuple[Any, ...]], known: dict[Any, Chain]) -> dict[Any, Chain]:
+    """Ancestors by id, of one content: who has the same last ancestor has all the same.
+
+    Args:
+        rows: With an entity's id in the fourth place, and its ancestors in the last three.
+        known: Such ancestors by the last of them; it is added to.
+    """
     found: dict[Any, Chain] = {}
     for _, _, _, entity, _, _, ids, paths, names in rows:
         if entity is None:
             continue  # the row that brings the tag alone
-        above: Any = tuple(map(known.get, ids))
-        if not all(above):  # a node is never empty: one of them is not known
-            above = list(above)
-            for place, node in enumerate(above):
-                if node is None:
-                    key = ids[place]
-                    above[place] = known[key] = _node((key, paths[place], names[place]))
-            above = tuple(above)
-        found[entity] = above
+        if not ids:
+            found[entity] = ()
+            continue
+        chain = known.get(ids[-1])
+        found[entity] = chain_of(ids, paths, names, known) if chain is None else chain
     return found
 
 
 def _chunks(
-    cursor: psycopg.Cursor[Any], tags: list[list[str | None]], go_on: Callable[[], bool]
+    connection: psycopg.Connection[Any], tags: list[list[str | None]], go_on: Callable[[], bool]
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows, many at a time; that of the tag, which has no path, is taken out."""
-    while go_on() and (chunk := cursor.execute(_FETCH).fetchall()):
+    """The rows, many at a time; that of the tag, which has no path, is taken out.
+
+    Fetched by a call that waits in libpq for all of an answer. A cursor would wait for each packet
+    of it, and come back to Python in between: beside a busy thread, each time for its turn.
+    """
+    while go_on():
+        result = connection.pgconn.exec_params(_FETCH, None, result_format=pq.Format.BINARY)
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise psycopg.errors.error_from_result(result)
+        if not result.ntuples:
+            return
+        loader = Transformer(connection)
+        loader.set_pgresult(result)
+        chunk: list[tuple[Any, ...]] = loader.load_rows(0, result.ntuples, tuple)
         if chunk[-1][1] is None:
             tags += [row[4] for row in chunk if row[4] is not None]
             chunk = [row for row in chunk if row[4] is None]
@@ -354,12 +367,6 @@ def _told(rows: list[tuple[Any, ...]], asked: float) -> tuple[Tag | None, float 
         if token is not None:
             return Tag(number, token), _moment(age, asked)
     return None, None
-
-
-# `HierarchyNode._make`, without a call of Python's own for each.
-_node: Final[Callable[[tuple[Any, Any, Any]], HierarchyNode]] = partial(
-    tuple.__new__, HierarchyNode
-)
 
 
 def _moment(age: float | None, asked: float) -> float | None:

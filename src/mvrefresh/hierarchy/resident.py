@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mvrefresh.cache.memory import Record
 from mvrefresh.cache.tier import MISSING, Missing
-from mvrefresh.hierarchy.node import HierarchyNode
+from mvrefresh.hierarchy.node import Chain, HierarchyNode
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from mvrefresh.cache.tier import Tag
-
-Chain = tuple[HierarchyNode, ...]
 
 NOBODY: Final = -1
 _BITE: Final = 10_000  # entries

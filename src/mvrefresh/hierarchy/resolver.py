@@ -16,9 +16,10 @@ from mvrefresh.cache.chosen import ChosenTier
 from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import MemoryTier
 from mvrefresh.cache.sweeper import SWEEPER
-from mvrefresh.cache.tier import MISSING, Loaded, Missing
+from mvrefresh.cache.tier import MISSING, Loaded, Missing, TierStats
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
+from mvrefresh.events import EventBus
 from mvrefresh.hierarchy.node import Answer, HierarchyNode
 from mvrefresh.hierarchy.reader import HierarchyReader
 from mvrefresh.hierarchy.residence import Residence
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     import cachetools
+    from redis import Redis
 
     from mvrefresh.cache.sweeper import Swept
     from mvrefresh.cache.tier import Tag
-    from mvrefresh.hierarchy.node import HierarchyCounts
-    from mvrefresh.hierarchy.resident import Chain
+    from mvrefresh.hierarchy.node import Chain, HierarchyCounts
+    from mvrefresh.hierarchy.shared import SharedTiers
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
     from mvrefresh.refreshing.plan import ViewLike
@@ -97,6 +99,10 @@ class OptimizedHierarchyResolver:
         watch: Hear of refreshes by other processes on a connection of the database's own; else
             a look-up asks, every two seconds or so.
         meter_every: One read of a view in so many is metered for L3; 0: none.
+        redis: L2, shared by all processes: a URL, or a client of redis-py that returns bytes.
+        redis_prefix: Begins all keys there.
+        redis_ttl: Seconds that an entry lives there at most.
+        events: The bus of its events, and of its refreshes.
         metrics, policy: For its refreshes, as `mvrefresh.refresh` takes them.
 
     Raises:
@@ -106,8 +112,8 @@ class OptimizedHierarchyResolver:
     __slots__ = (
         "_ancestors", "_buffers", "_caches", "_counts", "_counts_content", "_counts_kind",
         "_database", "_entries", "_hits", "_lineage_kind", "_memory", "_metrics", "_nodes",
-        "_policy", "_reader", "_residence", "_source", "_stale", "_subtrees", "_swept",
-        "_tree_content", "_watch",
+        "_policy", "_reader", "_residence", "_shared", "_source", "_stale", "_subtrees", "_swept",
+        "_tree_content", "_watch", "events",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +129,10 @@ class OptimizedHierarchyResolver:
         stale: Literal["live", "raise"] = "live",
         meter_every: int = 100,
         watch: bool = True,
+        redis: Redis | str | None = None,
+        redis_prefix: str = "mvrefresh",
+        redis_ttl: float = 3600.0,
+        events: EventBus | None = None,
         metrics: MetricsStore | None = None,
         policy: RefreshPolicy | None = None,
     ) -> None:
@@ -155,21 +165,41 @@ class OptimizedHierarchyResolver:
         def memory(room: int = capacity) -> MemoryTier[Any, Any] | ChosenTier[Any, Any]:
             return MemoryTier(room, ttl) if cache is None else ChosenTier(lambda: cache(room))
 
+        self.events = events or EventBus()
+        self._shared: SharedTiers | None = None
+        if redis is not None and tracked:
+            from mvrefresh.hierarchy.shared import shared_tiers  # noqa: PLC0415 - redis-py is heavy
+
+            space = f"{redis_prefix}:{database.name}"
+            self._shared = shared_tiers(
+                redis,
+                space,
+                self._source,
+                self._reader,
+                ttl=redis_ttl,
+                tell=self.events.publish,
+            )
         self._memory: MemoryTier[Any, Chain] | ChosenTier[Any, Chain] = memory()
         self._ancestors: TieredCache[Any, Chain] = TieredCache(
-            self._memory, self._load_ancestors, self._tree_content, negative_ttl=negative_ttl
+            self._memory,
+            self._load_ancestors,
+            self._tree_content,
+            negative_ttl=negative_ttl,
+            shared=None if self._shared is None else self._shared.ancestors,
         )
         self._nodes: TieredCache[Any, HierarchyNode] = TieredCache(
             memory(),
             self._load_nodes,
             self._tree_content,
             negative_ttl=negative_ttl,
+            shared=None if self._shared is None else self._shared.nodes,
         )
         self._counts: TieredCache[Any, HierarchyCounts] = TieredCache(
             memory(),
             self._load_counts,
             self._counts_content,
             negative_ttl=negative_ttl,
+            shared=None if self._shared is None else self._shared.counts,
         )
         self._subtrees: TieredCache[Any, Chain] = TieredCache(
             memory(max(1, capacity // 10)),
@@ -309,6 +339,11 @@ class OptimizedHierarchyResolver:
         record = self._memory.entries.get(entity_id)
         if record is not None:
             return Answer(record.value, "l1", self._memory.tag, age)
+        tag = self._tree_content.tag
+        if self._shared is not None and tag is not None:
+            found = self._shared.ancestors.under(tag, [entity_id])
+            if entity_id in found:
+                return Answer(found[entity_id], "l2", tag, age)
         loaded = self._reader.ancestors([entity_id])
         if entity_id in loaded.values:
             return Answer(loaded.values[entity_id], "l4", loaded.tag, _age(loaded.as_of))
@@ -456,7 +491,11 @@ class OptimizedHierarchyResolver:
         """Refresh one view; this process is fresh at once. Errors as of `mvrefresh.refresh`."""
         try:
             return api.refresh_materialized_view(
-                self._database, name, policy=self._policy, metrics=self._metrics
+                self._database,
+                name,
+                policy=self._policy,
+                metrics=self._metrics,
+                events=self.events,
             )
         finally:
             self.look_again()
@@ -465,7 +504,11 @@ class OptimizedHierarchyResolver:
         """Refresh the three views of the source, each after what it reads."""
         try:
             return api.refresh(
-                self._database, self._source.views, policy=self._policy, metrics=self._metrics
+                self._database,
+                self._source.views,
+                policy=self._policy,
+                metrics=self._metrics,
+                events=self.events,
             )
         finally:
             self.look_again()
@@ -490,14 +533,16 @@ class OptimizedHierarchyResolver:
         misses = sum(tier.misses for tier in memories)
         kinds = (self._lineage_kind, self._counts_kind)
         found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
-        unused, buffers = _figures(0, 0, None), self._buffers.stats()
+        buffers = self._buffers.stats()
+        shared = TierStats() if self._shared is None else self._shared.stats()
         return {
             "l1_cache": _figures(hits, misses, entities + sum(m.size or 0 for m in memories))
             | {"resident": entities},
-            "l2_cache": unused,
+            "l2_cache": _figures(shared.hits, shared.misses, None)
+            | {"errors": shared.errors, "degraded_since": shared.degraded_since},
             "l3_cache": _figures(buffers.hits, buffers.misses, None),
             "l4_cache": _figures(found, passed_on, None),
-            "overall": _figures(hits + found, passed_on, None)
+            "overall": _figures(hits + shared.hits + found, passed_on, None)
             | {"source_reads": sum(k.source for k in kinds)},
         }
 
@@ -539,6 +584,8 @@ class OptimizedHierarchyResolver:
         for cache in self._caches:
             cache.memory.retag(None)
         self._at_hand()
+        if self._shared is not None:
+            self._shared.close()
 
     def __enter__(self) -> Self:
         return self

@@ -130,6 +130,15 @@ class Database:
             where = " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname") if k in parts)
         return f"Database({where})"
 
+    @property
+    def name(self) -> str:
+        """The database's, as the DSN or the pool has it; empty where only a factory knows."""
+        conninfo = self._conninfo
+        if conninfo is None and self._host_pool is not None:
+            given = self._host_pool.conninfo
+            conninfo = given() if callable(given) else given
+        return str(conninfo_to_dict(conninfo or "").get("dbname", ""))
+
     def __enter__(self) -> Self:
         return self
 
