@@ -4,7 +4,7 @@
 deleted because of a refresh: what is under an earlier tag is found by nobody, and expires. So a
 slow writer cannot bring anything back.
 
-**A value is checked**: version, token and checksum stand around it. What does not fit is a miss,
+**A value is checked**: a version and a checksum stand around it. What does not fit is a miss,
 counted and told of, never an answer and never an exception.
 
 **Redis is not needed.** Where it fails, look-ups go on without it: after three failures in a row
@@ -38,7 +38,6 @@ V = TypeVar("V")
 NAME: Final = "l2_cache"
 _VERSION: Final = b"\x01"
 _CHECK: Final = 4  # bytes of the checksum at the end
-_HEAD: Final = 1 + 16
 _ID_KINDS: Final[dict[type, str]] = {int: "i", str: "s", UUID: "u"}
 
 TIMEOUT: Final = 0.05  # seconds
@@ -162,7 +161,7 @@ class RedisTier(Generic[K, V]):
         """It holds no lock."""
 
     def _names(self, keys: Iterable[K], tag: Tag) -> list[str | None]:
-        start = f"{self._space}:{tag.refresh_no}.{tag.content_token.hex[:12]}:"
+        start = f"{self._space}:{tag.refresh_no}.{tag.content_token.hex}:"
         kinds = _ID_KINDS
         return [f"{start}{kind}{key}" if (kind := kinds.get(type(key))) else None for key in keys]
 
@@ -182,35 +181,35 @@ class RedisTier(Generic[K, V]):
         data: Any = self._link.try_to(lambda client: client.mget(asked)) if asked else []
         found: dict[K, V] = {}
         if data:
-            head, decode = _VERSION + tag.content_token.bytes, self._codec.decode
+            decode = self._codec.decode
             for key, name, value in zip(keys, names, data, strict=True):
                 if value is None or name is None:
                     continue
                 try:
-                    found[key] = decode(_unwrapped(value, head), tag)
+                    found[key] = decode(_unwrapped(value), tag)
                 except (ValueError, TypeError, IndexError, KeyError) as error:
                     self._link.found_poison(name, str(error) or type(error).__name__)
-        hits, misses = len(found), len(keys) - len(found)
+        hits = sum(key in found for key in keys)  # each as often as it was asked for
+        misses = len(keys) - hits
         self._hits += hits
         self._misses += misses
         return found
 
     def put_many(self, values: Mapping[K, V], tag: Tag) -> None:
         """Keep values under the tag that they were read with, whatever the current one is."""
-        head = _VERSION + tag.content_token.bytes
         written = []
         for name, value in zip(self._names(values, tag), values.values(), strict=True):
             body = None if name is None else self._codec.encode(value)
             if name is not None and body is not None:
-                written.append((name, head + body + _checksum(body)))
+                written.append((name, _VERSION + body + _checksum(body)))
         if written:
             self._link.try_to(lambda client: self._write(client, written))
 
     def _write(self, client: redis.Redis, written: list[tuple[str, bytes]]) -> bool:
-        lifetime = max(1, int(1000 * self._ttl * random.uniform(0.9, 1.1)))  # noqa: S311 - no secret
         with client.pipeline(transaction=False) as pipeline:
             for name, value in written:
-                pipeline.set(name, value, px=lifetime)
+                lifetime = self._ttl * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+                pipeline.set(name, value, px=max(1, int(1000 * lifetime)))
             pipeline.execute()
         return True
 
@@ -236,13 +235,13 @@ def _checksum(body: bytes) -> bytes:
     return crc32(body).to_bytes(_CHECK, "little")
 
 
-def _unwrapped(value: bytes, head: bytes) -> bytes:
-    """The body of a value that we have written, under this token.
+def _unwrapped(value: bytes) -> bytes:
+    """The body of a value that we have written.
 
     Raises:
         ValueError: Somebody else has, or it was damaged.
     """
-    body = value[_HEAD:-_CHECK]
-    if not value.startswith(head) or value[-_CHECK:] != _checksum(body):
-        raise ValueError("version, token or checksum do not fit")
+    body = value[1:-_CHECK]
+    if not value.startswith(_VERSION) or value[-_CHECK:] != _checksum(body):
+        raise ValueError("version or checksum do not fit")
     return body

@@ -1,0 +1,198 @@
+"""L2 on a real Redis: a tier like others, and one that may fail."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from contextlib import closing
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+import redis
+from tests.conftest import required
+from tests.servers import RedisServer
+
+from mvrefresh.cache.breaker import Breaker
+from mvrefresh.cache.redis import Link, RedisTier, connect
+from mvrefresh.cache.tier import MISSING, Tag
+from mvrefresh.errors import ConfigurationError
+from mvrefresh.events import TierDegraded, TierRecovered, ValuePoisoned
+from mvrefresh.testing import TierContract
+
+TAG = Tag(7, UUID(int=7))
+
+
+class Json:
+    """Anything that JSON has."""
+
+    def encode(self, value):
+        return None if isinstance(value, bytes) else orjson.dumps(value)
+
+    def decode(self, data, tag):
+        return orjson.loads(data)
+
+
+@pytest.fixture
+def client(redis_url):
+    with closing(connect(redis_url)) as client:
+        yield client
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def tier(client, events):
+    tier = RedisTier(Link(client, tell=events.append), f"test:{secrets.token_hex(4)}", Json())
+    tier.retag(TAG)
+    return tier
+
+
+class TestAsATier(TierContract):
+    @pytest.fixture
+    def tier(self, client):
+        return RedisTier(Link(client), f"test:{secrets.token_hex(4)}", Json())
+
+
+def test_another_process_finds_what_one_has_written(tier, client):
+    other = RedisTier(Link(client), tier._space, Json())
+    other.retag(TAG)
+    tier.put_many({"a": 1}, TAG)
+    assert other.get("a") == 1
+
+
+def test_a_slow_writer_brings_nothing_back(tier):
+    tier.put_many({"a": "old"}, TAG)
+    new = Tag(8, uuid4())
+    tier.retag(new)
+    tier.put_many({"a": "old"}, TAG)
+    assert tier.get("a") is MISSING
+    tier.put_many({"a": "new"}, new)
+    assert tier.get("a") == "new"
+
+
+def test_two_databases_may_have_the_same_number_and_the_same_space(tier, client):
+    other = RedisTier(Link(client), tier._space, Json())
+    other.retag(Tag(7, UUID(int=7 << 90)))
+    other.put_many({"a": "theirs"}, other.tag)
+    assert tier.get("a") is MISSING
+
+
+def test_ids_that_look_alike_are_apart(tier):
+    tier.put_many({1: "number", "1": "text", UUID(int=1): "uuid"}, TAG)
+    found = tier.get_many([1, "1", UUID(int=1), 1.0, (1,)])
+    assert found == {1: "number", "1": "text", UUID(int=1): "uuid"}
+
+
+def test_entries_expire_and_not_all_at_once(client):
+    tier = RedisTier(Link(client), f"test:{secrets.token_hex(4)}", Json(), ttl=100)
+    tier.put_many({str(n): n for n in range(50)}, TAG)
+    lifetimes = [client.pttl(name) for name in client.scan_iter(f"{tier._space}:*")]
+    assert len(lifetimes) == 50
+    assert 89_000 < min(lifetimes) < max(lifetimes) <= 110_000
+    assert max(lifetimes) - min(lifetimes) > 1_000
+
+
+def test_what_cannot_be_written_is_left_out(tier):
+    tier.put_many({"a": b"bytes", "b": 1}, TAG)
+    assert tier.get_many(["a", "b"]) == {"b": 1}
+
+
+@pytest.mark.parametrize("damage", ["other", "short", "empty", "flipped", "kind"])
+def test_a_poisoned_value_is_a_miss_and_an_event(tier, client, events, damage):
+    tier.put_many({"a": [1, 2], "b": 2}, TAG)
+    (name,) = [name for name in client.scan_iter(f"{tier._space}:*") if name.endswith(b"a")]
+    value = client.get(name)
+    if damage == "kind":
+        client.delete(name)
+        client.lpush(name, "a list")
+    else:
+        flipped = bytes([value[0], value[1] ^ 1, *value[2:]])
+        client.set(
+            name, {"other": b"hello", "short": value[:-1], "empty": b"", "flipped": flipped}[damage]
+        )
+    assert tier.get_many(["a", "b"]) == {"b": 2}
+    if damage != "kind":  # to MGET it is a key that is not there
+        (event,) = events
+        assert isinstance(event, ValuePoisoned)
+        assert event.key == name.decode()
+        assert tier.stats().errors == 1
+    client.delete(name)
+    tier.put_many({"a": [3]}, TAG)
+    assert tier.get("a") == [3]
+
+
+def test_a_client_that_decodes_is_refused(redis_url):
+    with closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
+        with pytest.raises(ConfigurationError, match="bytes"):
+            Link(client)
+
+
+def test_without_a_redis_it_is_tried_three_times_and_then_left_alone(events):
+    with closing(redis.Redis(port=1, socket_timeout=0.1)) as client:
+        link = Link(client, tell=events.append)
+        tier = RedisTier(link, "test", Json())
+        tier.retag(TAG)
+        for _ in range(10):
+            assert tier.get("a") is MISSING
+            tier.put_many({"a": 1}, TAG)
+            tier.discard(["a"])
+        assert link.breaker.errors == 3
+        assert [type(event) for event in events] == [TierDegraded]
+        stats = tier.stats()
+        assert (stats.misses, stats.errors) == (10, 3)
+        assert stats.degraded_since is not None
+
+
+@pytest.fixture
+def own_redis():
+    with required():
+        server = RedisServer().__enter__()
+    try:
+        yield server
+    finally:
+        server.__exit__(None, None, None)
+
+
+def test_a_redis_that_hangs_is_left_and_taken_again(own_redis, events):
+    now = 0.0
+    with closing(connect(own_redis.url)) as client:
+        link = Link(client, Breaker(3, pause=1.0, clock=lambda: now), events.append)
+        tier = RedisTier(link, "test", Json())
+        tier.retag(TAG)
+        tier.put_many({"a": 1}, TAG)
+        assert tier.get("a") == 1
+        (pid,) = {client.info("server")["process_id"]}
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for _ in range(3):
+                assert tier.get("a") is MISSING
+            slow = time.monotonic() - began
+            assert link.breaker.is_open
+            began = time.monotonic()
+            for _ in range(1000):
+                assert tier.get("a") is MISSING
+            assert time.monotonic() - began < slow
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert tier.get("a") is MISSING
+        now = 1.0
+        assert tier.get("a") == 1
+        assert [type(event) for event in events] == [TierDegraded, TierRecovered]
+
+
+def test_a_redis_that_was_flushed_is_empty(own_redis):
+    with closing(connect(own_redis.url)) as client:
+        tier = RedisTier(Link(client), "test", Json())
+        tier.retag(TAG)
+        tier.put_many({"a": 1}, TAG)
+        client.flushall()
+        assert tier.get("a") is MISSING
+        tier.put_many({"a": 2}, TAG)
+        assert tier.get("a") == 2
