@@ -246,3 +246,49 @@ class Bounded(RuleBasedStateMachine):
 
 TestBounded = Bounded.TestCase
 TestBounded.settings = settings(max_examples=100, stateful_step_count=40)
+
+
+def test_who_is_blind_says_so_once_and_when_it_is_over():
+    said, now = [], [0.0]
+    content = Content(
+        lambda: (tag_of(1), None),
+        lease=LEASE,
+        went_blind=lambda: said.append("blind"),
+        saw_again=lambda: said.append("seeing"),
+        clock=lambda: now[0],
+    )
+    content.look()
+    assert said == []
+    now[0] = LEASE
+    content.sweep()
+    content.sweep()
+    content.look()
+    content.look()
+    assert said == ["blind", "seeing"]
+
+
+def test_one_that_does_not_ask_reads_each_time_until_it_is_told():
+    now, asked = [0.0], []
+
+    def current():
+        asked.append(now[0])
+        return tag_of(1), None
+
+    content = Content(current, lease=LEASE, ask=False, clock=lambda: now[0])
+    memory, loads = MemoryTier(9), []
+
+    def load(keys):
+        loads.append(list(keys))
+        return Loaded(dict.fromkeys(keys, 1), tag_of(1))
+
+    cache = TieredCache(memory, load, content)
+    assert cache.get("a") == cache.get("a") == 1
+    assert (len(asked), len(loads)) == (1, 1)  # at first nobody is blind
+    now[0] = LEASE
+    content.sweep()
+    assert cache.get("a") == cache.get("a") == 1
+    assert cache.get_many(["a"]) == {"a": 1}
+    assert (len(asked), len(loads)) == (1, 4)
+    content.tell(content.ask(), tag_of(1), None)
+    assert cache.get("a") == 1
+    assert len(loads) == 4

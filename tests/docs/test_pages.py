@@ -50,11 +50,12 @@ def all_blocks(*languages: str) -> list[Block]:
 
 
 @pytest.fixture
-def page_dsn(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def page_dsn(dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A page's database, and the environment that its reader has; roles go with the database."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MVREFRESH_DSN", dsn)
+    monkeypatch.setenv("MVREFRESH_REDIS_URL", redis_url)
     given = conninfo_to_dict(dsn)
     for parameter, variable in (
         ("host", "PGHOST"),

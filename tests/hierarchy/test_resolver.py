@@ -14,7 +14,15 @@ from hypothesis import given, settings, strategies as st
 from psycopg.conninfo import make_conninfo
 
 import mvrefresh
-from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema, errors
+from mvrefresh import (
+    Database,
+    EventBus,
+    HierarchySource,
+    OptimizedHierarchyResolver,
+    Schema,
+    errors,
+)
+from mvrefresh.events import TierDegraded, TierRecovered
 from mvrefresh.hierarchy.node import HierarchyCounts, HierarchyNode
 
 TREE = {
@@ -426,3 +434,27 @@ def test_a_forked_child_begins_blind_and_watches_for_itself(resolver):
             os._exit(wrong)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert resolver.ancestors(4) == expected
+
+
+def test_blindness_is_told_and_counted(make):
+    heard, events = [], EventBus()
+    resolver = make(events=events)
+    resolver.refresh_all_materialized_views()
+    resolver._watch.remove(resolver._tree_content)  # as if it heard nothing any more
+    resolver.ancestors(3)
+    with events.subscribe(heard.append):
+        resolver._tree_content._until = 0.0
+        resolver._tree_content.sweep()
+        assert resolver.cache_metrics()["l1_cache"]["blind"] is True
+        assert resolver.ancestors(3) == Oracle(TREE).ancestors(3)
+    assert resolver.cache_metrics()["l1_cache"]["blind"] is False
+    assert heard == [TierDegraded("l1_cache", heard[0].why), TierRecovered("l1_cache")]
+    assert "public.mv_entity_ancestors" in heard[0].why
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stale": "x"}, {"blind": "x"}, {"blind": "bypass", "watch": False}, {"resident": -1}]
+)
+def test_settings_that_cannot_be_meant(make, wrong):
+    with pytest.raises(errors.ConfigurationError):
+        make(**wrong)

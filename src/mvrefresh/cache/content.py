@@ -63,6 +63,10 @@ class Content:
     Args:
         current: Reads the tag that is current, and the moment its content stands for.
         lease: Seconds for which an answer of the database holds; None: until the next one.
+        ask: Whether a look-up that finds it blind asks. Else it reads the database each time, and
+            keeps nothing, until somebody else says what is current.
+        went_blind: Called when it has gone blind, on any thread; not in a forked child.
+        saw_again: Called when that has ended.
         clock: Seconds; for tests.
 
     Attributes:
@@ -71,8 +75,9 @@ class Content:
     """
 
     __slots__ = (
-        "__weakref__", "_changing", "_clock", "_current", "_followers", "_lease", "_looking",
-        "_numbers", "_seen", "_standing", "_standing_lock", "_until", "blind", "tag",
+        "__weakref__", "_ask", "_changing", "_clock", "_current", "_followers", "_lease",
+        "_looking", "_numbers", "_saw_again", "_seen", "_standing", "_standing_lock", "_until",
+        "_went_blind", "blind", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -80,12 +85,18 @@ class Content:
         current: Callable[[], tuple[Tag | None, float | None]],
         *,
         lease: float | None = None,
+        ask: bool = True,
+        went_blind: Callable[[], None] = lambda: None,
+        saw_again: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.tag: Tag | None = None
         self.blind = False
         self._current = current
         self._lease = lease
+        self._ask = ask
+        self._went_blind = went_blind
+        self._saw_again = saw_again
         self._clock = clock
         self._until: float | None = None
         self._followers: list[Follower] = []
@@ -136,12 +147,14 @@ class Content:
             self._seen = question.number
             if self._lease is not None:
                 self._until = question.at + self._lease
-            self.blind = False
+            was_blind, self.blind = self.blind, False
             if tag != self.tag:
                 self.tag = tag
                 for follower in self._followers:
                     follower.retag(tag)
         self.stand(tag, moment)
+        if was_blind:
+            self._saw_again()
 
     def look(self) -> None:
         """Ask which content is current; with the same, all that is held stays."""
@@ -150,14 +163,14 @@ class Content:
 
     def settle(self, tag: Tag | None) -> None:
         """Find out which is current, `tag` or the one that is known; many may find it at once."""
-        if tag != self.tag:
+        if tag != self.tag and (self._ask or not self.blind):
             with self._looking:
                 if tag != self.tag:  # nobody else has found out meanwhile
                     self._look()
 
     def see(self) -> None:
         """If it is blind, ask: so that nobody is sent to the database for what is parked."""
-        if self.blind:
+        if self.blind and self._ask:
             with self._looking:
                 if self.blind:
                     self._look()
@@ -195,10 +208,11 @@ class Content:
             if self.blind or self._until is None:
                 return self._lease  # one that begins from now on
             left = self._until - self._clock()
-            if left <= 0:
-                self._go_blind()
-                return self._lease
-            return left
+            if left > 0:
+                return left
+            self._go_blind()
+        self._went_blind()
+        return self._lease
 
     def _go_blind(self) -> None:
         self.blind = True

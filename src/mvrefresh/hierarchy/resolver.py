@@ -7,6 +7,7 @@ does not hold yet. What is found is kept under the tag that was read in the same
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from mvrefresh.cache.sweeper import SWEEPER
 from mvrefresh.cache.tier import MISSING, Loaded, Missing, TierStats
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
-from mvrefresh.events import EventBus
+from mvrefresh.events import EventBus, TierDegraded, TierRecovered
 from mvrefresh.hierarchy.node import Answer, HierarchyNode
 from mvrefresh.hierarchy.reader import HierarchyReader
 from mvrefresh.hierarchy.residence import Residence
@@ -98,6 +99,9 @@ class OptimizedHierarchyResolver:
             table itself, "raise" refuses.
         watch: Hear of refreshes by other processes on a connection of the database's own; else
             a look-up asks, every two seconds or so.
+        blind: What look-ups do where the watch has not heard for 2.4 seconds what is current:
+            "ask" the database, and go on with what is in memory if it still is; or "bypass"
+            the memory until the watch has heard again.
         meter_every: One read of a view in so many is metered for L3; 0: none.
         redis: L2, shared by all processes: a URL, or a client of redis-py that returns bytes.
         redis_prefix: Begins all keys there.
@@ -129,6 +133,7 @@ class OptimizedHierarchyResolver:
         stale: Literal["live", "raise"] = "live",
         meter_every: int = 100,
         watch: bool = True,
+        blind: Literal["ask", "bypass"] = "ask",
         redis: Redis | str | None = None,
         redis_prefix: str = "mvrefresh",
         redis_ttl: float = 3600.0,
@@ -136,12 +141,8 @@ class OptimizedHierarchyResolver:
         metrics: MetricsStore | None = None,
         policy: RefreshPolicy | None = None,
     ) -> None:
-        if stale not in ("live", "raise"):
-            raise ConfigurationError(f"stale={stale!r} is neither 'live' nor 'raise'")
-        if resident is None:
-            resident = RESIDENT if cache is None else 0
-        if resident < 0:
-            raise ConfigurationError(f"resident={resident} is negative; 0 is never")
+        resident = (RESIDENT if cache is None else 0) if resident is None else resident
+        _check_settings(stale, blind, resident, watch=watch)
         self._database = database
         self._source = source or HierarchySource()
         self._policy = policy or RefreshPolicy()
@@ -158,14 +159,22 @@ class OptimizedHierarchyResolver:
         tracked = self._policy.coordination == "schema"
         lease = LEASE if tracked else None
         self._watch = database.watch if watch and tracked else None
-        self._tree_content = Content(lambda: self._current(0), lease=lease)
-        self._counts_content = Content(lambda: self._current(1), lease=lease)
+        self.events = events or EventBus()
+        self._tree_content, self._counts_content = (
+            Content(
+                partial(self._current, place),
+                lease=lease,
+                ask=blind == "ask",
+                went_blind=partial(self._went_blind, str(view)),
+                saw_again=self._saw_again,
+            )
+            for place, view in enumerate(self._source.views[:2])
+        )
 
         # Apart from each other, so that a hit is the answer and not a part of one.
         def memory(room: int = capacity) -> MemoryTier[Any, Any] | ChosenTier[Any, Any]:
             return MemoryTier(room, ttl) if cache is None else ChosenTier(lambda: cache(room))
 
-        self.events = events or EventBus()
         self._shared: SharedTiers | None = None
         if redis is not None and tracked:
             from mvrefresh.hierarchy.shared import shared_tiers  # noqa: PLC0415 - redis-py is heavy
@@ -470,6 +479,15 @@ class OptimizedHierarchyResolver:
             self._watch.go_on()  # in a forked child there is none yet
         return self._reader.current(view)
 
+    def _went_blind(self, view: str) -> None:
+        if self._watch is not None:  # else nobody has promised to tell
+            why = f"nobody has said for {LEASE:g} s which content of {view} is current"
+            self.events.publish(TierDegraded("l1_cache", why))
+
+    def _saw_again(self) -> None:
+        if self._watch is not None:
+            self.events.publish(TierRecovered("l1_cache"))
+
     # -- freshness -----------------------------------------------------------------------------
 
     def _is_fresh(self, content: Content, max_staleness: float) -> bool:
@@ -524,7 +542,9 @@ class OptimizedHierarchyResolver:
         """What each tier has done; `hit_rate` 0 to 100, None before the first look-up.
 
         Of "l1_cache" `resident` is the number of entities where the whole hierarchy is in memory,
-        else 0. Of "l3_cache" hits and misses are blocks of the reads that were metered.
+        else 0; `blind` is whether the next look-up has to ask what is current; `watch` is the
+        `state` of the database's watch. Of "l3_cache" hits and misses are blocks of the reads that
+        were metered.
         """
         memories = [cache.memory.stats() for cache in self._caches]
         resident = self._residence.current
@@ -537,7 +557,11 @@ class OptimizedHierarchyResolver:
         shared = TierStats() if self._shared is None else self._shared.stats()
         return {
             "l1_cache": _figures(hits, misses, entities + sum(m.size or 0 for m in memories))
-            | {"resident": entities},
+            | {
+                "resident": entities,
+                "blind": self._tree_content.blind or self._counts_content.blind,
+                "watch": "off" if self._watch is None else self._watch.state,
+            },
             "l2_cache": _figures(shared.hits, shared.misses, None)
             | {"errors": shared.errors, "degraded_since": shared.degraded_since},
             "l3_cache": _figures(buffers.hits, buffers.misses, None),
@@ -598,6 +622,15 @@ def _known(found: V | Missing | None, entity_id: Any) -> V:
     if found is MISSING or found is None:
         raise UnknownEntity(entity_id)
     return found
+
+
+def _check_settings(stale: str, blind: str, resident: int, *, watch: bool) -> None:
+    if stale not in ("live", "raise"):
+        raise ConfigurationError(f"stale={stale!r} is neither 'live' nor 'raise'")
+    if blind not in ("ask", "bypass") or (blind == "bypass" and not watch):
+        raise ConfigurationError(f"blind={blind!r} is neither 'ask' nor, with watch, 'bypass'")
+    if resident < 0:
+        raise ConfigurationError(f"resident={resident} is negative; 0 is never")
 
 
 def _no_id(entity_id: object) -> ConfigurationError:
