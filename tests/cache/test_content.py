@@ -292,3 +292,19 @@ def test_one_that_does_not_ask_reads_each_time_until_it_is_told():
     content.tell(content.ask(), tag_of(1), None)
     assert cache.get("a") == 1
     assert len(loads) == 4
+
+
+def test_strict_look_ups_see_for_themselves_that_the_lease_is_over():
+    now = [0.0]
+    content = Content(lambda: (tag_of(1), None), lease=LEASE, strict=True, clock=lambda: now[0])
+    cache = TieredCache(
+        MemoryTier(9), lambda keys: Loaded(dict.fromkeys(keys, 1), tag_of(1)), content
+    )
+    cache.get("a")
+    blinded = []
+    content._went_blind = lambda: blinded.append(now[0])
+    for ask in (lambda: cache.get("a"), lambda: cache.get_many(["a"])):
+        now[0] += LEASE
+        ask()
+        assert blinded[-1] == now[0]
+        assert not content.blind

@@ -77,6 +77,7 @@ KINDS = {
     "bounded": {"resident": 0},
     "resident": {"resident": 10_000},
     "chosen": {"cache": cachetools.LRUCache},
+    "strict": {"resident": 10_000, "strict": True},
 }
 
 
@@ -84,7 +85,7 @@ KINDS = {
 def resolver(request, make):
     resolver = make(**KINDS[request.param])
     resolver.refresh_all_materialized_views()
-    assert resolver.preload() is (request.param == "resident")
+    assert resolver.preload() is (request.param in {"resident", "strict"})
     return resolver
 
 
@@ -449,7 +450,7 @@ def test_blindness_is_told_and_counted(make):
         assert resolver.ancestors(3) == Oracle(TREE).ancestors(3)
     assert resolver.cache_metrics()["l1_cache"]["blind"] is False
     assert heard == [TierDegraded("l1_cache", heard[0].why), TierRecovered("l1_cache")]
-    assert "public.mv_entity_ancestors" in heard[0].why
+    assert "mv_entity_ancestors" in heard[0].why
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ class Content:
     Args:
         current: Reads the tag that is current, and the moment its content stands for.
         lease: Seconds for which an answer of the database holds; None: until the next one.
+        strict: Whether every look-up compares the clock with the lease. Else a thread does, which
+            may be late where the whole process was suspended.
         ask: Whether a look-up that finds it blind asks. Else it reads the database each time, and
             keeps nothing, until somebody else says what is current.
         went_blind: Called when it has gone blind, on any thread; not in a forked child.
@@ -77,7 +79,7 @@ class Content:
     __slots__ = (
         "__weakref__", "_ask", "_changing", "_clock", "_current", "_followers", "_lease",
         "_looking", "_numbers", "_saw_again", "_seen", "_standing", "_standing_lock", "_until",
-        "_went_blind", "blind", "tag",
+        "_went_blind", "blind", "strict", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +87,7 @@ class Content:
         current: Callable[[], tuple[Tag | None, float | None]],
         *,
         lease: float | None = None,
+        strict: bool = False,
         ask: bool = True,
         went_blind: Callable[[], None] = lambda: None,
         saw_again: Callable[[], None] = lambda: None,
@@ -94,6 +97,7 @@ class Content:
         self.blind = False
         self._current = current
         self._lease = lease
+        self.strict = strict
         self._ask = ask
         self._went_blind = went_blind
         self._saw_again = saw_again
@@ -197,6 +201,11 @@ class Content:
             return True
 
     # -- the lease -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """What a look-up does first where it is strict."""
+        if self._until is not None and self._clock() >= self._until:
+            self.sweep()
 
     def sweep(self) -> float | None:
         """Go blind where the lease has ended.

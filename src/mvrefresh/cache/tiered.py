@@ -91,6 +91,8 @@ class TieredCache(Generic[K, V]):
         Raises:
             Exception: What the loader raised, to all who waited for it.
         """
+        if self.content.strict:
+            self.content.check()
         found = self.memory.get(key)
         return self.miss(key) if found is MISSING else found
 
@@ -108,6 +110,8 @@ class TieredCache(Generic[K, V]):
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
         """The values of those keys that exist; what is missing is loaded in one read."""
+        if self.content.strict:
+            self.content.check()
         wanted = list(dict.fromkeys(keys))
         found = self.memory.get_many(wanted)
         if len(found) < len(wanted) and self.content.blind:

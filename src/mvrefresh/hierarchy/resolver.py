@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mvrefresh.cache.sweeper import Swept
     from mvrefresh.cache.tier import Tag
     from mvrefresh.hierarchy.node import Chain, HierarchyCounts
+    from mvrefresh.hierarchy.resident import ResidentHierarchy
     from mvrefresh.hierarchy.shared import SharedTiers
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
@@ -99,6 +100,8 @@ class OptimizedHierarchyResolver:
             table itself, "raise" refuses.
         watch: Hear of refreshes by other processes on a connection of the database's own; else
             a look-up asks, every two seconds or so.
+        strict: Every look-up compares the clock with the lease. Else a thread does, and a process
+            that was suspended as a whole may answer from before for the moment it takes to run.
         blind: What look-ups do where the watch has not heard for 2.4 seconds what is current:
             "ask" the database, and go on with what is in memory if it still is; or "bypass"
             the memory until the watch has heard again.
@@ -133,6 +136,7 @@ class OptimizedHierarchyResolver:
         stale: Literal["live", "raise"] = "live",
         meter_every: int = 100,
         watch: bool = True,
+        strict: bool = False,
         blind: Literal["ask", "bypass"] = "ask",
         redis: Redis | str | None = None,
         redis_prefix: str = "mvrefresh",
@@ -164,6 +168,7 @@ class OptimizedHierarchyResolver:
             Content(
                 partial(self._current, place),
                 lease=lease,
+                strict=strict,
                 ask=blind == "ask",
                 went_blind=partial(self._went_blind, str(view)),
                 saw_again=self._saw_again,
@@ -274,7 +279,7 @@ class OptimizedHierarchyResolver:
         What is not in memory is read in one statement.
         """
         ids = _ids(entity_ids)
-        resident = self._residence.current
+        resident = self._resident()
         if resident is None:
             chains = self._memory.all_of(ids)
             return self._ancestors.get_many(ids) if chains is None else _paired(ids, chains)
@@ -286,7 +291,7 @@ class OptimizedHierarchyResolver:
     def node(self, entity_id: Any) -> HierarchyNode:
         """An entity's id, path and name; raises as `ancestors`."""
         _check_id(entity_id)
-        resident = self._residence.current
+        resident = self._resident()
         if resident is not None and (node := resident.node(entity_id)) is not MISSING:
             self._nodes.memory.hits += 1
             return node
@@ -295,7 +300,7 @@ class OptimizedHierarchyResolver:
     def nodes_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyNode]:
         """The nodes of many entities by id, without those that do not exist."""
         ids = _ids(entity_ids)
-        resident, found = self._residence.current, {}
+        resident, found = self._resident(), {}
         if resident is not None:
             nodes = ((entity, resident.node(entity)) for entity in ids)
             found = {entity: node for entity, node in nodes if node is not MISSING}
@@ -342,7 +347,7 @@ class OptimizedHierarchyResolver:
         """
         _check_id(entity_id)
         age = _age(self._tree_content.as_of)
-        resident = self._residence.current
+        resident = self._resident()
         if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
             return Answer(chain, "l1", resident.tag, age)
         record = self._memory.entries.get(entity_id)
@@ -427,11 +432,19 @@ class OptimizedHierarchyResolver:
     def _at_hand(self) -> None:
         """Whose records a look-up reads: those of the whole hierarchy where it is in memory."""
         resident = self._residence.current
-        self._entries = self._memory.entries if resident is None else resident.entries
+        entries = self._memory.entries if resident is None else resident.entries
+        # Where it is strict, every look-up looks at the clock first: none finds anything here.
+        self._entries = {} if self._tree_content.strict else entries
+
+    def _resident(self) -> ResidentHierarchy | None:
+        """The whole hierarchy, where it is in memory and may be answered from."""
+        if self._tree_content.strict:
+            self._tree_content.check()
+        return self._residence.current
 
     def _not_at_hand(self, entity_id: Any) -> Chain:
         """What was not asked for lately, of a resident hierarchy; or is too new to be in it."""
-        resident = self._residence.current
+        resident = self._resident()
         if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
             self._hits += 1
             return chain
@@ -465,7 +478,7 @@ class OptimizedHierarchyResolver:
 
     def _load_subtrees(self, keys: Sequence[Any]) -> Loaded[Any, Chain]:
         ((entity, depth, limit, after),) = keys  # one at a time: each is a range of its own
-        resident = self._residence.current
+        resident = self._resident()
         if resident is not None:
             below = resident.descendants(entity, max_depth=depth, limit=limit, after=after)
             if below is not MISSING:
@@ -547,7 +560,7 @@ class OptimizedHierarchyResolver:
         were metered.
         """
         memories = [cache.memory.stats() for cache in self._caches]
-        resident = self._residence.current
+        resident = self._resident()
         entities = 0 if resident is None else len(resident)
         hits = self._hits + sum(tier.hits for tier in memories)
         misses = sum(tier.misses for tier in memories)
