@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 
 import psycopg
-from tests.hammers import cache, fleet
+from tests.hammers import cache, coherence, fleet
 from tests.pooler import PgBouncer
 from tests.servers import PostgresServer, postgres_bin_dir
 
@@ -40,7 +40,24 @@ def caches(arguments: argparse.Namespace) -> None:
     print(f"{cache.READERS} readers of one cache, seed {arguments.seed}: {audit}")
 
 
-HAMMERS = {"cache": caches, "fleet": fleets}
+def coherent(arguments: argparse.Namespace) -> None:
+    with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
+        for number, off in enumerate([(), ("lease",), ("watch", "lease")]):
+            name = f"coherence{number}"
+            with closing(psycopg.connect(server.dsn(), autocommit=True)) as connection:
+                connection.execute(f"CREATE DATABASE {name}")
+            audit = coherence.run(
+                server, name, seed=arguments.seed, seconds=arguments.seconds, off=off
+            )
+            without = f", without {' and '.join(off)}" if off else ""
+            print(f"four processes of resolvers, seed {arguments.seed}{without}: {audit}")
+            if not off:
+                assert not audit.stale_answers, audit.stale
+            else:
+                assert audit.stale_answers, "this hammer cannot fail"
+
+
+HAMMERS = {"cache": caches, "coherence": coherent, "fleet": fleets}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from tests.conftest import required
-from tests.hammers import fleet
+from tests.hammers import coherence, fleet
 from tests.pooler import PgBouncer
 
 
@@ -34,3 +34,11 @@ def test_a_crowd_that_forces_shares_a_handful_of_refreshes(dsn):
 
 def test_the_fleet_goes_on_after_restarts_of_the_server(restartable):
     fleet.restarts(restartable, rounds=1)
+
+
+def test_no_answer_is_older_than_promised(restartable, redis_url):
+    """A Redis is needed, and each run has one of its own."""
+    audit = coherence.run(restartable, "postgres", seconds=5, faults=4, processes=2, threads=2)
+    assert not audit.stale_answers, audit.stale
+    assert audit.answers > 1000
+    assert audit.refreshes > 3
