@@ -138,7 +138,7 @@ def pauses(dsn: str, size: int, times: int) -> list[Figure]:
         if not resolver.preload():
             raise AssertionError("nothing was loaded")
         over, longest, asked = Event(), [0.0], [0]
-        residence = resolver._residence  # noqa: SLF001 - the same again, without a refresh
+        residence = resolver._tiers.residence  # noqa: SLF001 - the same again, without a refresh
 
         def read() -> None:
             ancestors, key, last = resolver.ancestors, 1, perf_counter()
@@ -153,7 +153,7 @@ def pauses(dsn: str, size: int, times: int) -> list[Figure]:
         reader.start()
         began = perf_counter()
         for _ in range(times):
-            tag = resolver._tree_content.tag  # noqa: SLF001 - as above
+            tag = resolver._tiers.tree.tag  # noqa: SLF001 - as above
             residence.retag(None)
             residence.retag(tag)
             resolver.preload()

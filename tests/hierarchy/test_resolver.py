@@ -214,7 +214,7 @@ class TestFreshness:
 
     def test_a_refresh_by_others_is_heard_of(self, resolver, dsn, conn):
         resolver.ancestors(3)
-        changes = Changes(resolver._tree_content)
+        changes = Changes(resolver._tiers.tree)
         conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 2")
         with Database(dsn) as other:
             mvrefresh.refresh(other)
@@ -239,12 +239,12 @@ class TestFreshness:
         with Database(dsn) as other:
             mvrefresh.refresh(other)
         assert [n.name for n in resolver.ancestors(3)] == ["A", "B"]
-        resolver._tree_content._until = 0.0
-        resolver._tree_content.sweep()
+        resolver._tiers.tree._until = 0.0
+        resolver._tiers.tree.sweep()
         assert [n.name for n in resolver.ancestors(3)] == ["A", "renamed"]
 
     def test_after_a_refresh_that_nobody_recorded_nothing_is_kept(self, resolver, conn):
-        changes = Changes(resolver._tree_content)
+        changes = Changes(resolver._tiers.tree)
         conn.execute("REFRESH MATERIALIZED VIEW mv_entity_ancestors")
         assert changes.wait() is None  # at the next second: nobody notifies of it
         resolver.ancestors(3)
@@ -428,7 +428,7 @@ def test_a_forked_child_begins_blind_and_watches_for_itself(resolver):
     if not child:
         wrong = 1
         try:
-            blind = resolver._tree_content.blind and watch.state == "off"
+            blind = resolver._tiers.tree.blind and watch.state == "off"
             answered = resolver.ancestors(4) == expected
             wrong = 0 if blind and answered and watch.state != "off" else 2
         finally:
@@ -441,11 +441,11 @@ def test_blindness_is_told_and_counted(make):
     heard, events = [], EventBus()
     resolver = make(events=events)
     resolver.refresh_all_materialized_views()
-    resolver._watch.remove(resolver._tree_content)  # as if it heard nothing any more
+    resolver._tiers.watch.remove(resolver._tiers.tree)  # as if it heard nothing any more
     resolver.ancestors(3)
     with events.subscribe(heard.append):
-        resolver._tree_content._until = 0.0
-        resolver._tree_content.sweep()
+        resolver._tiers.tree._until = 0.0
+        resolver._tiers.tree.sweep()
         assert resolver.cache_metrics()["l1_cache"]["blind"] is True
         assert resolver.ancestors(3) == Oracle(TREE).ancestors(3)
     assert resolver.cache_metrics()["l1_cache"]["blind"] is False

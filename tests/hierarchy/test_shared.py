@@ -86,7 +86,7 @@ def test_it_says_so_where_it_is_from(first, make):
     second.look_again()
     answer = second.look_up(4)
     assert (answer.tier, answer.value) == ("l2", Oracle(TREE).ancestors(4))
-    assert answer.tag == second._tree_content.tag
+    assert answer.tag == second._tiers.tree.tag
 
 
 def test_while_it_does_not_know_what_is_current_it_does_not_look_there(first, make):
@@ -98,7 +98,7 @@ def test_while_it_does_not_know_what_is_current_it_does_not_look_there(first, ma
 def test_after_a_refresh_nothing_of_the_earlier_content_is_found(first, make, conn):
     second = make()
     second.look_again()
-    changes = Changes(second._tree_content)
+    changes = Changes(second._tiers.tree)
     conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 2")
     first.refresh_all_materialized_views()
     changes.wait()

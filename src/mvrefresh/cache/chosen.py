@@ -24,7 +24,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class _Entries(Generic[K, V]):
+class Entries(Generic[K, V]):
     """A cache under a lock, read as the dict of `MemoryTier` is."""
 
     __slots__ = ("_cache", "_lock")
@@ -40,6 +40,7 @@ class _Entries(Generic[K, V]):
             return self._cache[key]
 
     def get(self, key: K) -> Record[V] | None:
+        """The record, or None."""
         with self._lock:
             return self._cache.get(key)
 
@@ -79,7 +80,7 @@ class ChosenTier(Generic[K, V]):
     def after_fork(self) -> None:
         """In a forked child: nobody is in the middle of anything."""
         self._lock = Lock()
-        self.entries = _Entries(self._cache, self._lock)
+        self.entries = Entries(self._cache, self._lock)
 
     def _made(self) -> cachetools.Cache[K, Record[V]]:
         cache = self._make()
@@ -91,7 +92,7 @@ class ChosenTier(Generic[K, V]):
 
     def _hold(self, cache: cachetools.Cache[K, Record[V]]) -> None:
         self._cache = cache
-        self.entries = _Entries(cache, self._lock)
+        self.entries = Entries(cache, self._lock)
         self.generation += 1
 
     # -- reading -------------------------------------------------------------------------------
