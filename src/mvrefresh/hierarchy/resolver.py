@@ -18,6 +18,7 @@ from mvrefresh.hierarchy.node import Answer, HierarchyNode
 from mvrefresh.hierarchy.source import HierarchySource
 from mvrefresh.hierarchy.tiers import HierarchyTiers, Settings
 from mvrefresh.refreshing.policy import RefreshPolicy
+from mvrefresh.refreshing.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -179,6 +180,24 @@ class OptimizedHierarchyResolver:
             return chain
         return _known(self._tiers.ancestors.get(entity_id), entity_id)
 
+    def from_memory(self, entity_id: Any) -> Chain | None:
+        """The ancestors of an entity if they are in memory: nobody is asked, nothing waited for.
+
+        Returns:
+            None if they are not, or the entity does not exist; then nothing is counted.
+        """
+        _check_id(entity_id)
+        resident = self._tiers.resident
+        if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
+            self._hits += 1
+            return chain
+        record = self._tiers.memory.entries.get(entity_id)
+        if record is None:
+            return None
+        record.visited = True
+        self._hits += 1
+        return record.value
+
     def ancestors_many(self, entity_ids: Iterable[Any]) -> dict[Any, Chain]:
         """The ancestors of many entities by id, without those that do not exist.
 
@@ -336,27 +355,25 @@ class OptimizedHierarchyResolver:
 
     def refresh_materialized_view(self, name: ViewLike) -> RefreshOutcome:
         """Refresh one view; this process is fresh at once. Errors as of `mvrefresh.refresh`."""
-        try:
-            return api.refresh_materialized_view(
-                self._database,
-                name,
-                policy=self._policy,
-                metrics=self._metrics,
-                events=self.events,
-            )
-        finally:
-            self.look_again()
+        return self.refresh_with(self.runner(), [name]).outcomes[0]
 
     def refresh_all_materialized_views(self) -> RefreshReport:
         """Refresh the three views of the source, each after what it reads."""
+        return self.refresh_with(self.runner())
+
+    def runner(self) -> Runner:
+        """One for a refresh as this resolver makes it, which its `cancel` can end."""
+        return Runner(
+            self._database, metrics=self._metrics, policy=self._policy, events=self.events
+        )
+
+    def refresh_with(
+        self, runner: Runner, views: Iterable[ViewLike] | None = None
+    ) -> RefreshReport:
+        """Refresh views by a runner of `runner()`; None: those of the source."""
         try:
-            return api.refresh(
-                self._database,
-                self._source.views,
-                policy=self._policy,
-                metrics=self._metrics,
-                events=self.events,
-            )
+            names = self._source.views if views is None else views
+            return runner.run(api.plan(self._database, names))
         finally:
             self.look_again()
 

@@ -23,6 +23,7 @@ from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool
 from mvrefresh.postgres.direct import DirectConnections, hung_up
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.postgres.health import DatabaseHealth, check_health
+from mvrefresh.postgres.reach import reached
 from mvrefresh.postgres.schema import Schema
 from mvrefresh.postgres.watch import TagWatch
 
@@ -192,7 +193,7 @@ class Database:
         pool = self._pool()
         connection = self._checked_out(pool)
         try:
-            with unavailable_when_lost():
+            with unavailable_when_lost(), reached(connection):
                 yield connection
         finally:
             pool.putconn(connection)
