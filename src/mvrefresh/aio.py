@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mvrefresh.service.service import RefreshService
     from mvrefresh.service.status import ServiceStatus
 
+__all__ = ["AsyncHierarchyResolver", "AsyncRefreshService"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
