@@ -34,6 +34,7 @@ from bench import (
     parallel,
     resident,
     service,
+    shared,
 )
 from bench.hit_ratio import Score
 from bench.measure import Figure, Row
@@ -49,6 +50,7 @@ PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "lookups": lookups.run,
     "cold": cold.run,
     "resident": resident.run,
+    "shared": shared.run,
     "imports": imports.run,
     "hit_ratio": hit_ratio.run,
 }

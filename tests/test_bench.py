@@ -36,6 +36,7 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     assert cold == ["psycopg, one query each", "psycopg, 100 in one query"]
     assert figures["look-ups a second in memory"] > figures["look-ups a second not in memory"] > 0
     assert "entities loaded" in names
+    assert "ancestors from L2" in names
     assert figures["longest pause of a reader while it is loaded"] > 0
     assert "import mvrefresh" in names
     assert figures["an interpreter that imports nothing"] > 0

@@ -438,16 +438,17 @@ def test_a_forked_child_begins_blind_and_watches_for_itself(resolver):
 
 
 def test_blindness_is_told_and_counted(make):
-    heard, events = [], EventBus()
+    told, events = queue.Queue(), EventBus()
     resolver = make(events=events)
     resolver.refresh_all_materialized_views()
     resolver._tiers.watch.remove(resolver._tiers.tree)  # as if it heard nothing any more
     resolver.ancestors(3)
-    with events.subscribe(heard.append):
+    with events.subscribe(told.put):
         resolver._tiers.tree._until = 0.0
         resolver._tiers.tree.sweep()
         assert resolver.cache_metrics()["l1_cache"]["blind"] is True
         assert resolver.ancestors(3) == Oracle(TREE).ancestors(3)
+        heard = [told.get(timeout=20), told.get(timeout=20)]
     assert resolver.cache_metrics()["l1_cache"]["blind"] is False
     assert heard == [TierDegraded("l1_cache", heard[0].why), TierRecovered("l1_cache")]
     assert "mv_entity_ancestors" in heard[0].why

@@ -20,6 +20,7 @@ from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.events import TierDegraded, TierRecovered
 from mvrefresh.hierarchy.reader import HierarchyReader
 from mvrefresh.hierarchy.residence import Residence
+from mvrefresh.hierarchy.teller import Teller
 from mvrefresh.postgres import definition
 
 if TYPE_CHECKING:
@@ -111,9 +112,9 @@ class HierarchyTiers:
     """
 
     __slots__ = (
-        "_buffers", "_caches", "_database", "_settings", "_swept", "_tell", "_to_tell",
-        "ancestors", "counts", "counts_kind", "lineage_kind", "memory", "nodes", "reader",
-        "residence", "shared", "subtrees", "tally", "tree", "watch",
+        "_buffers", "_caches", "_database", "_settings", "_swept", "_tell", "_tell_soon",
+        "_to_tell", "ancestors", "counts", "counts_kind", "lineage_kind", "memory", "nodes",
+        "reader", "residence", "shared", "subtrees", "tally", "tree", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +127,7 @@ class HierarchyTiers:
         self._database = database
         self._settings = settings
         self._tell = tell
+        self._tell_soon = Teller(tell)
         self._buffers = BufferMeter(settings.meter_every)
         self.reader = HierarchyReader(
             database, source, tracked=settings.tracked, meter=self._buffers
@@ -295,11 +297,11 @@ class HierarchyTiers:
     def _went_blind(self, view: str) -> None:
         if self.watch is not None:  # else nobody has promised to tell
             why = f"nobody has said for {LEASE:g} s which content of {view} is current"
-            self._tell(TierDegraded("l1_cache", why))
+            self._tell_soon(TierDegraded("l1_cache", why))
 
     def _saw_again(self) -> None:
         if self.watch is not None:
-            self._tell(TierRecovered("l1_cache"))
+            self._tell_soon(TierRecovered("l1_cache"))
 
     def look_again(self) -> None:
         """Ask which content is current, and hold nothing of any other."""

@@ -130,7 +130,7 @@ class TagWatch:
     # -- the thread ----------------------------------------------------------------------------
 
     def _run(self, ours: socket.socket, bell: socket.socket) -> None:
-        pause = _FIRST_PAUSE
+        pause, said = _FIRST_PAUSE, False
         with closing(ours), closing(bell), selectors.DefaultSelector() as selector:
             selector.register(ours, selectors.EVENT_READ)
             while not self._ended():
@@ -139,7 +139,11 @@ class TagWatch:
                     with self._database.listening() as connection:
                         _Visit(self, connection, selector, ours).stay()
                 except (MvrefreshError, psycopg.Error, OSError) as error:
-                    log.warning("the tags of the views cannot be watched: %s", message_of(error))
+                    said = said and self.asked == asked
+                    if not said:  # once an outage
+                        why = message_of(error)
+                        log.warning("the tags of the views cannot be watched: %s", why)
+                        said = True
                 except Stopped:
                     continue
                 self.state = "connecting"

@@ -1,0 +1,30 @@
+"""Events are told in their order, and nobody waits for those who listen."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from mvrefresh.events import TierRecovered
+from mvrefresh.hierarchy.teller import Teller
+
+PATIENCE = 20
+
+
+def test_who_tells_does_not_wait_and_the_order_stays():
+    heard, go_on = queue.Queue(), threading.Event()
+
+    def slow(event):
+        go_on.wait(PATIENCE)
+        heard.put((event.tier, threading.current_thread().name))
+
+    tell = Teller(slow)
+    for number in range(20):
+        tell(TierRecovered(str(number)))
+    assert heard.empty()
+    go_on.set()
+    told = [heard.get(timeout=PATIENCE) for _ in range(20)]
+    assert [tier for tier, _ in told] == [str(number) for number in range(20)]
+    assert {name for _, name in told} == {"mvrefresh-teller"}
+    tell(TierRecovered("later"))
+    assert heard.get(timeout=PATIENCE)[0] == "later"
