@@ -65,7 +65,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("pg_major", majors, ids=ids, indirect=True, scope="session")
 
 
-ON_THE_NEWEST = {"cli", "docs", "hammers", "test_bench.py", "test_examples.py", "test_testing.py"}
+ON_THE_NEWEST = {
+    "cli", "docs", "hammers", "test_aio.py", "test_bench.py", "test_examples.py", "test_force.py",
+    "test_health.py", "test_lifecycle.py", "test_reviewed.py", "test_shared.py", "test_testing.py",
+}  # fmt: skip
 """Modules whose tests are long and hardly differ by major: on each of them only where asked for."""
 
 

@@ -134,7 +134,7 @@ def test_a_client_that_decodes_is_refused(redis_url):
 
 
 def test_without_a_redis_it_is_tried_three_times_and_then_left_alone(events):
-    with closing(redis.Redis(port=1, socket_timeout=0.1)) as client:
+    with closing(redis.Redis(port=1, retry=None)) as client:
         link = Link(client, tell=events.append)
         tier = RedisTier(link, "test", Json())
         tier.retag(TAG)

@@ -135,7 +135,7 @@ def test_a_poisoned_value_is_read_again_and_told_of(first, make, redis_url, pref
 
 def test_without_redis_it_answers_as_well(make):
     heard, events = [], EventBus()
-    with closing(redis.Redis(port=1)) as client:
+    with closing(redis.Redis(port=1, retry=None)) as client:
         resolver = make(redis=client, events=events)
         resolver.refresh_all_materialized_views()
         resolver.look_again()
