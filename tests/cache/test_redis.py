@@ -127,6 +127,18 @@ def test_a_poisoned_value_is_a_miss_and_an_event(tier, client, events, damage):
     assert tier.get("a") == [3]
 
 
+def test_whatever_a_codec_raises_is_poison_and_no_exception(client, events):
+    class Raises(Json):
+        def decode(self, data, tag):
+            raise AttributeError("a number has no replace()")
+
+    tier = RedisTier(Link(client, tell=events.append), f"test:{secrets.token_hex(4)}", Raises())
+    tier.retag(TAG)
+    tier.put_many({"a": 1}, TAG)
+    assert tier.get("a") is MISSING
+    assert [type(event) for event in events] == [ValuePoisoned]
+
+
 def test_a_client_that_decodes_is_refused(redis_url):
     with closing(redis.Redis.from_url(redis_url, decode_responses=True)) as client:
         with pytest.raises(ConfigurationError, match="bytes"):

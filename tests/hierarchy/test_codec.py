@@ -65,6 +65,7 @@ def test_it_is_small():
         (HierarchyNode(1, "a", "A"), HierarchyNode("x", "a.b", "B")),
         (HierarchyNode(2**70, "a", "A"),),
         (HierarchyNode(1.5, "a", "A"),),
+        (HierarchyNode("x" * 2**16, "a", "A"),),
         (HierarchyNode(1, "a", datetime.now(UTC)),),
         (HierarchyNode(1, "a", b"bytes"),),
     ],

@@ -187,7 +187,7 @@ class RedisTier(Generic[K, V]):
                     continue
                 try:
                     found[key] = decode(_unwrapped(value), tag)
-                except (ValueError, TypeError, IndexError, KeyError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it holds, it is a miss
                     self._link.found_poison(name, str(error) or type(error).__name__)
         hits = sum(key in found for key in keys)  # each as often as it was asked for
         misses = len(keys) - hits

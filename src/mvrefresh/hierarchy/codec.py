@@ -25,6 +25,7 @@ _INTEGER: Final = b"i"
 _TEXT: Final = b"t"
 _UUID: Final = b"u"
 _WIDTH: Final = 8
+_LONGEST_TEXT: Final = 2**16
 _BIGINT: Final = range(-(2**63), 2**63)
 
 
@@ -39,24 +40,15 @@ class ChainCodec:
         self._known = known
 
     def encode(self, value: Chain) -> bytes | None:
-        """None where ids or names are of types that JSON has not."""
+        """None where ids or names are of types that JSON has not, or an id is too long."""
         if not value:
             return _NOBODY
-        ids = [node.id for node in value]
-        kind = {int: _INTEGER, str: _TEXT, UUID: _UUID}.get(type(ids[-1]))
-        if kind is None or any(type(each) is not type(ids[-1]) for each in ids):
+        ids, names = [node.id for node in value], [node.name for node in value]
+        head = _head(ids)
+        if head is None or not _survives(names):
             return None
-        if kind == _INTEGER and any(each not in _BIGINT for each in ids):
-            return None
-        names = [node.name for node in value]
         rest = _json([ids, *_paths([node.path for node in value]), names])
-        if rest is None or not _survives(names):
-            return None
-        if kind == _INTEGER:
-            number: int = ids[-1]
-            return kind + number.to_bytes(_WIDTH, "little", signed=True) + rest
-        last = str(ids[-1]).encode()
-        return kind + len(last).to_bytes(2, "little") + last + rest
+        return None if rest is None else head + rest
 
     def decode(self, data: bytes, tag: Tag) -> Chain:
         """By the last of them if that is known, else all."""
@@ -110,6 +102,21 @@ class CountsCodec:
         counts = HierarchyCounts(*orjson.loads(data))
         _require(all(isinstance(each, int) for each in counts[:4]))
         return counts
+
+
+def _head(ids: Sequence[Any]) -> bytes | None:
+    """Of which kind the ids are, and the last of them; None where they cannot be written."""
+    last = ids[-1]
+    if any(type(each) is not type(last) for each in ids):
+        return None
+    if type(last) is int:
+        fits = all(each in _BIGINT for each in ids)
+        return _INTEGER + last.to_bytes(_WIDTH, "little", signed=True) if fits else None
+    kind = {str: _TEXT, UUID: _UUID}.get(type(last))
+    text = str(last).encode()
+    if kind is None or len(text) >= _LONGEST_TEXT:
+        return None
+    return kind + len(text).to_bytes(2, "little") + text
 
 
 def _json(value: object) -> bytes | None:

@@ -9,6 +9,7 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.refreshing.threads import in_thread
 
 if TYPE_CHECKING:
@@ -24,10 +25,15 @@ class Teller:
         tell: Is called with each event; it does not raise.
     """
 
-    __slots__ = ("_events", "_lock", "_tell", "_telling")
+    __slots__ = ("__weakref__", "_events", "_lock", "_tell", "_telling")
 
     def __init__(self, tell: Callable[[Event], None]) -> None:
         self._tell = tell
+        self.after_fork()
+        made_anew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread that tells is the parent's, and so is what it has to."""
         self._events: deque[Event] = deque()
         self._lock = Lock()
         self._telling = False
