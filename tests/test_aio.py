@@ -39,6 +39,7 @@ def test_it_answers_as_the_resolver_does(resolver):
                 assert await face.children(key) == resolver.children(key)
                 assert await face.counts(key) == resolver.counts(key)
             assert await face.ancestors_many([3, 4, 99]) == resolver.ancestors_many([3, 4])
+            assert await face.nodes_many([3, 99]) == resolver.nodes_many([3])
             assert await face.counts_many([3, 99]) == resolver.counts_many([3])
             assert await face.is_ancestor(1, 4)
             assert (await face.lowest_common_ancestor([4, 9])).id == 2

@@ -98,7 +98,7 @@ class _Threads:
 
 
 class AsyncHierarchyResolver:
-    """A resolver for an event loop. Its methods are those of `OptimizedHierarchyResolver`.
+    """A resolver for an event loop: what looks up and refreshes, as `OptimizedHierarchyResolver`.
 
     Args:
         resolver: Who answers; it stays the host's to close.
@@ -136,6 +136,10 @@ class AsyncHierarchyResolver:
     async def node(self, entity_id: Any) -> HierarchyNode:
         """See `OptimizedHierarchyResolver.node`."""
         return await self._threads.call(self._resolver.node, entity_id)
+
+    async def nodes_many(self, entity_ids: Iterable[Any]) -> dict[Any, HierarchyNode]:
+        """See `OptimizedHierarchyResolver.nodes_many`."""
+        return await self._threads.call(self._resolver.nodes_many, list(entity_ids))
 
     async def path(self, entity_id: Any) -> str | None:
         """See `OptimizedHierarchyResolver.path`."""
