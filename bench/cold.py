@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from bench.hierarchy_build import forest
+from bench.hierarchy_build import fill
 from bench.measure import Figure, Row, compare
-from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema
+from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,11 +38,6 @@ MEAN, P95, A_SECOND = 1_250, 1_870, 42_726
 """Microseconds, microseconds and look-ups a second, as the first system has published them."""
 
 SOURCE = HierarchySource("bench_cold.entities")
-SETUP = """
-DROP SCHEMA IF EXISTS bench_cold CASCADE;
-CREATE SCHEMA bench_cold;
-CREATE TABLE bench_cold.entities (id int PRIMARY KEY, path ltree, name text, entity_type text)
-"""
 COLUMNS = """
        v.entity_id, v.entity_path::text, v.entity_name,
        v.ancestor_ids, v.ancestor_paths, v.ancestor_names
@@ -64,14 +59,7 @@ SELECT t.refresh_no, t.content_token, t.age, {COLUMNS}
 def prepare(dsn: str, size: int) -> None:
     """A hierarchy, and its views without content."""
     with closing(psycopg.connect(dsn, autocommit=True)) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS ltree")
-        connection.execute(SETUP)
-        with connection.cursor().copy("COPY bench_cold.entities FROM STDIN") as copy:
-            for key, _, path, name, kind in forest(size, "bushy"):
-                copy.write_row((key, path, name, kind))
-        connection.execute("VACUUM ANALYZE bench_cold.entities")
-        Schema().apply(connection)
-        SOURCE.create(connection, with_data=False)
+        fill(connection, SOURCE, size, "bushy")
 
 
 def one_by_one(connection: psycopg.Connection[Any], ids: Sequence[int]) -> Callable[[], None]:

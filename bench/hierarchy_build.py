@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from bench.measure import Row, seconds
-from mvrefresh import HierarchySource
+from mvrefresh import HierarchySource, Schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,6 +80,24 @@ def forest(size: int, shape: str) -> list[tuple[int, int | None, str, str, str]]
         rows.append((n, parent, paths[-1], f"name {n}", f"t{n % 4}"))
     rng.shuffle(rows)
     return rows
+
+
+def fill(
+    connection: psycopg.Connection[Any], source: HierarchySource, size: int, shape: str
+) -> None:
+    """A schema with the source's table and rows, and its views without content."""
+    table = source.base_table
+    connection.execute(
+        f"CREATE EXTENSION IF NOT EXISTS ltree; DROP SCHEMA IF EXISTS {table.schema} CASCADE;"
+        f"CREATE SCHEMA {table.schema}; CREATE TABLE {table.schema}.{table.name}"
+        " (id int PRIMARY KEY, path ltree, name text, entity_type text)"
+    )
+    with connection.cursor().copy(f"COPY {table.schema}.{table.name} FROM STDIN") as copy:
+        for key, _, path, name, kind in forest(size, shape):
+            copy.write_row((key, path, name, kind))
+    connection.execute(f"VACUUM ANALYZE {table.schema}.{table.name}")
+    Schema().apply(connection)
+    source.create(connection, with_data=False)
 
 
 def prepare(connection: psycopg.Connection[Any], size: int, shape: str) -> None:

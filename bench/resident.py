@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from bench.hierarchy_build import forest
+from bench.hierarchy_build import fill
 from bench.measure import Figure, Row, compare
-from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema
+from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver
 from mvrefresh.cache.buffer import BufferMeter
 from mvrefresh.hierarchy.reader import HierarchyReader
 
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 SIZES = (100_000, 1_000_000)
 SIZES_QUICK = (2_000,)
 SOURCE = HierarchySource("bench_resident.entities")
-SETUP = """
-DROP SCHEMA IF EXISTS bench_resident CASCADE;
-CREATE SCHEMA bench_resident;
-CREATE TABLE bench_resident.entities (id int PRIMARY KEY, path ltree, name text, entity_type text)
-"""
 ROWS = "SELECT entity_id, entity_path::text, entity_name, NULL, NULL FROM {}"
 ORDERED = " ORDER BY entity_path, entity_id"
 
@@ -45,14 +40,7 @@ ORDERED = " ORDER BY entity_path, entity_id"
 def prepare(dsn: str, size: int) -> None:
     """A random recursive tree: as deep as the logarithm of its size, with many long paths."""
     with closing(psycopg.connect(dsn, autocommit=True)) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS ltree")
-        connection.execute(SETUP)
-        with connection.cursor().copy("COPY bench_resident.entities FROM STDIN") as copy:
-            for key, _, path, name, kind in forest(size, "random"):
-                copy.write_row((key, path, name, kind))
-        connection.execute("VACUUM ANALYZE bench_resident.entities")
-        Schema().apply(connection)
-        SOURCE.create(connection, with_data=False)
+        fill(connection, SOURCE, size, "random")
     with (
         Database(dsn) as database,
         OptimizedHierarchyResolver(database, SOURCE, resident=0, watch=False) as resolver,
