@@ -93,7 +93,7 @@ class Answer(NamedTuple, Generic[V]):
 
     Attributes:
         value: What was asked for.
-        tier: "l1", "l4" (the materialized view), or "source" (the table itself).
+        tier: "l1", "l2", "l4" (the materialized view), or "source" (the table itself).
         tag: Of the view's content that it was read from; None of the table.
         age_seconds: Since the moment that it stands for; 0 of the table, None when unknown.
     """

@@ -49,18 +49,17 @@ class Residence:
     Args:
         content: Of the view.
         load: Reads all of it; asks its argument now and then whether to go on.
-        moved_in: Called when it is there, before another content can be current.
         wanted: False: it is never loaded.
 
     Attributes:
         current: The hierarchy of the current content; None while it is not in memory.
         loads: How often it was loaded.
-        seconds: How long the last load took.
+        moved_in: Called when it is there, before another content can be current.
     """
 
     __slots__ = (
-        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_moved_in",
-        "_not_before", "_parked", "_refused", "_work", "current", "loads", "seconds",
+        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_not_before",
+        "_parked", "_refused", "_work", "current", "loads", "moved_in",
     )  # fmt: skip
 
     def __init__(
@@ -68,14 +67,12 @@ class Residence:
         content: Content,
         load: Callable[[Callable[[], bool]], Load],
         *,
-        moved_in: Callable[[], None] = lambda: None,
         wanted: bool = True,
     ) -> None:
         self.current: ResidentHierarchy | None = None
         self.loads = 0
-        self.seconds: float | None = None
+        self.moved_in: Callable[[], None] = lambda: None
         self._content = content
-        self._moved_in = moved_in
         self._load = load
         self._lock = Lock()
         self._loading = False
@@ -147,7 +144,6 @@ class Residence:
 
     def _settled(self) -> bool:
         """Load once; whether that decided it."""
-        began = monotonic()
         found = self._load(lambda: not self._closed)
         if self._closed:
             return True
@@ -159,13 +155,12 @@ class Residence:
 
         def move_in() -> None:
             self.current = found.hierarchy
-            self._moved_in()
+            self.moved_in()
 
         if not self._content.publish(found.tag, move_in):
             return False
         self._content.stand(found.tag, found.as_of)
         self.loads += 1
-        self.seconds = monotonic() - began
         return True
 
     def close(self, hang_up: Callable[[object], None]) -> None:

@@ -140,9 +140,6 @@ class ResidentHierarchy:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __contains__(self, entity_id: Any) -> bool:
-        return entity_id in self._places
-
     # -- answers -------------------------------------------------------------------------------
 
     def ancestors(self, entity_id: Any) -> Chain | Missing:

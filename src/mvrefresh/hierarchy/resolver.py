@@ -1,8 +1,6 @@
 """OptimizedHierarchyResolver: ancestors, subtrees and counts at the speed of memory.
 
-A look-up falls through its tiers: process memory (L1), later Redis (L2), one statement on the
-materialized view (L4) through PostgreSQL's buffers (L3), and the table itself for what the view
-does not hold yet. What is found is kept under the tag that was read in the same statement.
+What can be asked. A hit in process memory is answered here; `tiers` holds the rest of the way.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from mvrefresh.refreshing.policy import RefreshPolicy
 from mvrefresh.refreshing.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Self
 
     import cachetools
@@ -207,7 +205,9 @@ class OptimizedHierarchyResolver:
         resident = self._tiers.resident
         if resident is None:
             chains = self._tiers.memory.all_of(ids)
-            return self._tiers.ancestors.get_many(ids) if chains is None else _paired(ids, chains)
+            if chains is None:
+                return self._tiers.ancestors.get_many(ids)
+            return dict(zip(ids, chains, strict=True))
         found = resident.ancestors_many(ids)
         self._hits += len(found)
         unknown = [entity for entity in ids if entity not in found] if len(found) < len(ids) else ()
@@ -466,10 +466,6 @@ def _ids(entity_ids: Iterable[Any]) -> list[Any]:
         for each in ids:
             _check_id(each)
     return ids
-
-
-def _paired(ids: Sequence[Any], chains: Sequence[V]) -> dict[Any, V]:
-    return dict(zip(ids, chains, strict=True))
 
 
 def _age(as_of: float | None) -> float | None:

@@ -7,6 +7,7 @@ found is kept under the tag that was read in the same statement.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -113,8 +114,8 @@ class HierarchyTiers:
 
     __slots__ = (
         "_buffers", "_caches", "_database", "_settings", "_swept", "_tell", "_tell_soon",
-        "_to_tell", "ancestors", "counts", "counts_kind", "lineage_kind", "memory", "nodes",
-        "reader", "residence", "shared", "subtrees", "tally", "tree", "watch",
+        "ancestors", "counts", "counts_kind", "lineage_kind", "memory", "nodes", "reader",
+        "residence", "shared", "subtrees", "tally", "tree", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -163,10 +164,8 @@ class HierarchyTiers:
         self.residence = Residence(
             self.tree,
             lambda go_on: self.reader.everything(settings.resident, settings.capacity, go_on),
-            moved_in=self._moved,
             wanted=settings.resident > 0 and settings.tracked,
         )
-        self._to_tell: Callable[[], None] = lambda: None
         self._swept: list[Swept] = [self.tree, self.tally] if settings.tracked else []
         if settings.ttl is not None or settings.cache is not None:
             self._swept += [cache.memory for cache in self._caches]
@@ -178,11 +177,8 @@ class HierarchyTiers:
 
     def when_moved(self, do: Callable[[], None]) -> None:
         """Call this at once, and whenever look-ups are to read another dict from then on."""
-        self._to_tell = do
+        self.residence.moved_in = do
         self.tree.follow(_Then(do))  # the last of its followers: the others have changed by then
-
-    def _moved(self) -> None:
-        self._to_tell()
 
     def _content(self, place: int, view: str) -> Content:
         return Content(
@@ -323,20 +319,19 @@ class HierarchyTiers:
         misses = sum(tier.misses for tier in memories)
         kinds = (self.lineage_kind, self.counts_kind)
         found, passed_on = sum(k.found for k in kinds), sum(k.passed_on for k in kinds)
-        buffers = self._buffers.stats()
+        size = entities + sum(tier.size or 0 for tier in memories)
         shared = TierStats() if self.shared is None else self.shared.stats()
         return {
-            "l1_cache": _figures(hits, misses, entities + sum(m.size or 0 for m in memories))
+            "l1_cache": _figures(TierStats(hits, misses, size))
             | {
                 "resident": entities,
                 "blind": self.tree.blind or self.tally.blind,
                 "watch": "off" if self.watch is None else self.watch.state,
             },
-            "l2_cache": _figures(shared.hits, shared.misses, None)
-            | {"errors": shared.errors, "degraded_since": shared.degraded_since},
-            "l3_cache": _figures(buffers.hits, buffers.misses, None),
-            "l4_cache": _figures(found, passed_on, None),
-            "overall": _figures(hits + shared.hits + found, passed_on, None)
+            "l2_cache": _figures(shared),
+            "l3_cache": _figures(self._buffers.stats()),
+            "l4_cache": _figures(TierStats(found, passed_on)),
+            "overall": _figures(TierStats(hits + shared.hits + found, passed_on))
             | {"source_reads": sum(k.source for k in kinds)},
         }
 
@@ -354,13 +349,5 @@ class HierarchyTiers:
             self.shared.close()
 
 
-def _figures(hits: int, misses: int, size: int | None) -> dict[str, Any]:
-    total = hits + misses
-    return {
-        "hits": hits,
-        "misses": misses,
-        "hit_rate": 100.0 * hits / total if total else None,
-        "size": size,
-        "errors": 0,
-        "degraded_since": None,
-    }
+def _figures(stats: TierStats) -> dict[str, Any]:
+    return asdict(stats) | {"hit_rate": stats.hit_rate}
