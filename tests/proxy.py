@@ -11,19 +11,11 @@ from typing import Self
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
-class LosesTheAnswer:
-    """Forwards everything; once `after` went to the server, its answers are lost and both hung up.
+class _Proxy:
+    """Listens before a server, on threads of its own."""
 
-    Args:
-        dsn: A server reachable by TCP.
-        after: Bytes of the client whose answer is to be lost.
-        times: How many connections are treated so; later ones pass.
-    """
-
-    def __init__(self, dsn: str, after: bytes, *, times: int = 1) -> None:
+    def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._after = after
-        self._times = times
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
 
@@ -40,13 +32,35 @@ class LosesTheAnswer:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._hang_up()
         for thread in self._threads:
             thread.join()
+
+    def _hang_up(self) -> None:
+        """End what the threads wait for."""
+
+    def _accept(self) -> None:
+        raise NotImplementedError
 
     def _start(self, work, *args: object) -> None:
         thread = threading.Thread(target=work, args=args, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+
+class LosesTheAnswer(_Proxy):
+    """Forwards everything; once `after` went to the server, its answers are lost and both hung up.
+
+    Args:
+        dsn: A server reachable by TCP.
+        after: Bytes of the client whose answer is to be lost.
+        times: How many connections are treated so; later ones pass.
+    """
+
+    def __init__(self, dsn: str, after: bytes, *, times: int = 1) -> None:
+        super().__init__(dsn)
+        self._after = after
+        self._times = times
 
     def _accept(self) -> None:
         while True:
@@ -79,7 +93,7 @@ class LosesTheAnswer:
                         client.sendall(data)
 
 
-class GoesSilent:
+class GoesSilent(_Proxy):
     """Forwards everything, until it is told to hold still: connections stay, and nothing moves.
 
     As a network that drops packets does, or a server that is suspended: no end of a stream is
@@ -90,19 +104,11 @@ class GoesSilent:
     """
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        super().__init__(dsn)
         self._speaking = threading.Event()
         self._speaking.set()
         self._over = False
         self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-
-    @property
-    def dsn(self) -> str:
-        """The way through the proxy."""
-        port = self._listener.getsockname()[1]
-        return make_conninfo(self._dsn, host="127.0.0.1", port=port)
 
     def go_silent(self) -> None:
         self._speaking.clear()
@@ -110,25 +116,15 @@ class GoesSilent:
     def speak(self) -> None:
         self._speaking.set()
 
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *reason: object) -> None:
         self._over = True
         self._speaking.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().__exit__(*reason)
+
+    def _hang_up(self) -> None:
         for end in self._sockets:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-
-    def _start(self, work, *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
     def _accept(self) -> None:
         target = conninfo_to_dict(self._dsn)
