@@ -10,7 +10,20 @@ from mvrefresh.postgres.batch import fill
 from mvrefresh.refreshing.look import stands_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mvrefresh.refreshing.commission import Commission
+
+
+def before_concurrent(order: Commission) -> Sequence[sql.Composed]:
+    """What has to stand before a REFRESH that writes single rows, so that `finish` can name them.
+
+    A cursor keeps the snapshot of now: rows that the refresh deletes are seen by no later one.
+    """
+    if order.schema is None or order.strategy.name != "concurrent":
+        return ()
+    touched = order.schema.identifier("keys_touched")
+    return (fill(_SEE_THE_GONE, touched=touched, view=order.view.oid),)
 
 
 def finish(order: Commission, look: Any) -> sql.Composed:
@@ -48,6 +61,9 @@ def finish(order: Commission, look: Any) -> sql.Composed:
     )
 
 
+_SEE_THE_GONE = sql.SQL(
+    "DECLARE mvrefresh_gone NO SCROLL CURSOR FOR SELECT {touched}({view}::oid, true)"
+)
 _FINISH = sql.SQL("""
 SELECT * FROM {finish}(
     {view}::oid, {label}::text, {started}::timestamptz, {as_of}::timestamptz,

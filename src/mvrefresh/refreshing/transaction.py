@@ -30,7 +30,7 @@ from mvrefresh.postgres.faults import POSTGRES_17
 from mvrefresh.postgres.slots import serve
 from mvrefresh.refreshing.claim import SlotTaken
 from mvrefresh.refreshing.commission import Commission, Committed, PlanOutdated
-from mvrefresh.refreshing.finish import finish
+from mvrefresh.refreshing.finish import before_concurrent, finish
 from mvrefresh.refreshing.look import find_committed, look_at, stands_for
 from mvrefresh.refreshing.view import ViewName
 
@@ -165,7 +165,10 @@ def _ms(seconds: float) -> str:
 
 
 def _refresh(connection: Connection[Any], order: Commission, look: Any) -> Committed:
-    statements = list(order.strategy.statements(ViewName(look.schema, look.name)))
+    statements = [
+        *before_concurrent(order),
+        *order.strategy.statements(ViewName(look.schema, look.name)),
+    ]
     finish_at = len(statements)
     statements.append(finish(order, look))
     if order.claim is not None and order.schema is not None:
