@@ -9,7 +9,7 @@ import pytest
 
 from mvrefresh.cache.chosen import ChosenTier
 from mvrefresh.cache.content import Content
-from mvrefresh.cache.tier import MISSING, Loaded, Tag
+from mvrefresh.cache.tier import MISSING, Loaded, Tag, line_of
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.testing import TierContract
@@ -72,7 +72,9 @@ def test_what_is_over_is_swept():
 
 def test_under_a_tiered_cache(tier):
     cache = TieredCache(
-        tier, lambda keys: Loaded(dict.fromkeys(keys, 7), TAG), Content(lambda: (TAG, None))
+        tier,
+        lambda keys: Loaded(dict.fromkeys(keys, 7), TAG),
+        Content(lambda _: (line_of(TAG), None)),
     )
     assert cache.get("x") == 7
     assert tier.entries["x"].value == 7

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import MemoryTier
-from mvrefresh.cache.tier import MISSING, Loaded, Tag
+from mvrefresh.cache.tier import MISSING, Loaded, Tag, line_of
 from mvrefresh.cache.tiered import TieredCache
 
 LEASE = 2.5
@@ -34,11 +34,11 @@ class World:
         self.memory = MemoryTier(100)
         self.cache = TieredCache(self.memory, self.load, self.content)
 
-    def current(self):
+    def current(self, _known):
         self.asked += 1
         if self.away:
             raise ConnectionError
-        return tag_of(self.number), None
+        return line_of(tag_of(self.number)), None
 
     def load(self, keys):
         if self.away:
@@ -82,7 +82,7 @@ def test_another_drops_it_for_good(world):
     world.number = 2
     world.content.look()
     assert world.memory.get("a") is MISSING
-    world.content.tell(world.content.ask(), tag_of(1), None)
+    world.content.tell(world.content.ask(), line_of(tag_of(1)), None)
     assert world.memory.get("a") is MISSING
 
 
@@ -116,7 +116,7 @@ def test_without_the_database_a_blind_look_up_fails(world):
 def test_the_lease_counts_from_the_question(world):
     question = world.content.ask()
     world.now = 2.0  # the answer took so long
-    world.content.tell(question, tag_of(1), None)
+    world.content.tell(question, line_of(tag_of(1)), None)
     world.now = LEASE
     world.content.sweep()
     assert world.content.blind
@@ -124,13 +124,13 @@ def test_the_lease_counts_from_the_question(world):
 
 def test_an_answer_that_was_overtaken_says_nothing(world):
     early, late = world.content.ask(), world.content.ask()
-    world.content.tell(late, tag_of(2), None)
-    world.content.tell(early, tag_of(1), None)
+    world.content.tell(late, line_of(tag_of(2)), None)
+    world.content.tell(early, line_of(tag_of(1)), None)
     assert world.content.tag == tag_of(2)
 
 
 def test_without_a_lease_it_is_never_blind():
-    content = Content(lambda: (tag_of(1), None))
+    content = Content(lambda _: (line_of(tag_of(1)), None))
     content.look()
     assert content.sweep() is None
     assert content.tag == tag_of(1)
@@ -156,10 +156,10 @@ def test_what_was_parked_too_long_has_expired(world):
 
 def test_nothing_is_published_under_a_tag_that_is_over(world):
     held = []
-    assert world.content.publish(tag_of(1), lambda: held.append(1))
-    assert not world.content.publish(tag_of(2), lambda: held.append(2))
-    assert not world.content.publish(None, lambda: held.append(3))
-    assert held == [1]
+    assert world.content.publish(tag_of(1), lambda tag, keys: held.append((tag, keys)))
+    assert not world.content.publish(tag_of(2), lambda *_: held.append(2))
+    assert not world.content.publish(None, lambda *_: held.append(3))
+    assert held == [(tag_of(1), ())]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -251,7 +251,7 @@ TestBounded.settings = settings(max_examples=100, stateful_step_count=40)
 def test_who_is_blind_says_so_once_and_when_it_is_over():
     said, now = [], [0.0]
     content = Content(
-        lambda: (tag_of(1), None),
+        lambda _: (line_of(tag_of(1)), None),
         lease=LEASE,
         went_blind=lambda: said.append("blind"),
         saw_again=lambda: said.append("seeing"),
@@ -270,9 +270,9 @@ def test_who_is_blind_says_so_once_and_when_it_is_over():
 def test_one_that_does_not_ask_reads_each_time_until_it_is_told():
     now, asked = [0.0], []
 
-    def current():
+    def current(_known):
         asked.append(now[0])
-        return tag_of(1), None
+        return line_of(tag_of(1)), None
 
     content = Content(current, lease=LEASE, ask=False, clock=lambda: now[0])
     memory, loads = MemoryTier(9), []
@@ -289,14 +289,16 @@ def test_one_that_does_not_ask_reads_each_time_until_it_is_told():
     assert cache.get("a") == cache.get("a") == 1
     assert cache.get_many(["a"]) == {"a": 1}
     assert (len(asked), len(loads)) == (1, 4)
-    content.tell(content.ask(), tag_of(1), None)
+    content.tell(content.ask(), line_of(tag_of(1)), None)
     assert cache.get("a") == 1
     assert len(loads) == 4
 
 
 def test_strict_look_ups_see_for_themselves_that_the_lease_is_over():
     now = [0.0]
-    content = Content(lambda: (tag_of(1), None), lease=LEASE, strict=True, clock=lambda: now[0])
+    content = Content(
+        lambda _: (line_of(tag_of(1)), None), lease=LEASE, strict=True, clock=lambda: now[0]
+    )
     cache = TieredCache(
         MemoryTier(9), lambda keys: Loaded(dict.fromkeys(keys, 1), tag_of(1)), content
     )

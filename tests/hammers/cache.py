@@ -20,7 +20,7 @@ from uuid import UUID
 
 from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import _SLACK, MemoryTier
-from mvrefresh.cache.tier import MISSING, Loaded, Missing, Tag
+from mvrefresh.cache.tier import MISSING, Line, Loaded, Missing, Tag, line_of
 from mvrefresh.cache.tiered import TieredCache
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Base:
         values = {key: (key, number) for key in keys if exists(key, number)}
         return Loaded(values, self.tag(number))
 
-    def current(self) -> tuple[Tag | None, None]:
-        return self.tag(self.number), None
+    def current(self, _known: Tag | None) -> tuple[Line, None]:
+        return line_of(self.tag(self.number)), None
 
 
 def exists(key: int, number: int) -> bool:

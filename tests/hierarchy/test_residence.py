@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from mvrefresh.cache.content import Content
-from mvrefresh.cache.tier import Tag
+from mvrefresh.cache.tier import Tag, line_of
 from mvrefresh.hierarchy import residence as module
 from mvrefresh.hierarchy.residence import Load, Residence
 from mvrefresh.hierarchy.resident import ResidentHierarchy
@@ -28,7 +28,7 @@ class World:
         self.loads = 0
         self.too_big = False
         self.during = lambda: None
-        self.content = Content(lambda: (tag_of(self.number), None))
+        self.content = Content(lambda _: (line_of(tag_of(self.number)), None))
         self.residence = Residence(self.content, self.load, **given)
 
     def load(self, go_on):

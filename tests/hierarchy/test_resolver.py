@@ -114,6 +114,9 @@ class Changes:
         if not park:
             self._tags.put(tag)
 
+    def advance(self, before, tag, keys):
+        self._tags.put(tag)
+
     def after_fork(self):
         pass
 

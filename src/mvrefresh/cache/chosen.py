@@ -15,7 +15,7 @@ from mvrefresh.cache.tier import MISSING, Missing, Tag, TierStats
 from mvrefresh.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import cachetools
@@ -62,8 +62,8 @@ class ChosenTier(Generic[K, V]):
     """
 
     __slots__ = (
-        "__weakref__", "_cache", "_lock", "_make", "_misses", "_parked", "_tag", "entries",
-        "generation", "hits",
+        "__weakref__", "_cache", "_lock", "_make", "_misses", "_parked", "_passing", "_tag",
+        "entries", "generation", "hits",
     )  # fmt: skip
 
     def __init__(self, make: Callable[[], cachetools.Cache[K, Record[V]]]) -> None:
@@ -73,8 +73,8 @@ class ChosenTier(Generic[K, V]):
         self._make = make
         self._lock = Lock()
         self._tag: Tag | None = None
-        self._parked: tuple[Tag, cachetools.Cache[K, Record[V]]] | None = None
-        self._hold(self._made())
+        self._parked: tuple[Tag, cachetools.Cache[K, Record[V]], set[K]] | None = None
+        self._hold(self._made(), set())
         made_anew_after_fork(self)
 
     def after_fork(self) -> None:
@@ -90,8 +90,8 @@ class ChosenTier(Generic[K, V]):
             )
         return cache
 
-    def _hold(self, cache: cachetools.Cache[K, Record[V]]) -> None:
-        self._cache = cache
+    def _hold(self, cache: cachetools.Cache[K, Record[V]], passing: set[K]) -> None:
+        self._cache, self._passing = cache, passing
         self.entries = Entries(cache, self._lock)
         self.generation += 1
 
@@ -133,10 +133,13 @@ class ChosenTier(Generic[K, V]):
         """The tag under which values are held."""
         return self._tag
 
-    def put_many(self, values: Mapping[K, V], tag: Tag | None) -> None:
-        """Keep values that were read under `tag`; without effect if that is not the current one."""
+    def put_many(self, values: Mapping[K, V], tag: Tag | None, passing: Collection[K] = ()) -> None:
+        """Keep values that were read under `tag`; see `MemoryTier.put_many`."""
         with self._lock:
             if tag is not None and tag == self._tag:
+                self._passing.update(passing)
+                if len(self._passing) > 2 * self._cache.maxsize:
+                    self._passing &= self._cache.keys()
                 for key, value in values.items():
                     self._cache[key] = Record(value)
 
@@ -147,10 +150,34 @@ class ChosenTier(Generic[K, V]):
             if tag == self._tag:
                 return
             parked, held = self._parked, self._cache
-            self._parked = (self._tag, held) if park and self._tag is not None else None
-            self._hold(parked[1] if parked is not None and parked[0] == tag else empty)
+            if park and self._tag is not None:
+                self._parked = (self._tag, held, self._passing)
+            else:
+                self._parked = None
+            if parked is not None and parked[0] == tag:
+                self._hold(*parked[1:])
+            else:
+                self._hold(empty, set())
             self._tag = tag
         del parked, held  # a big one takes its time to be freed: not under the lock
+
+    def advance(self, before: Tag, tag: Tag, keys: Collection[K]) -> None:
+        """Make `tag` the current one, and hold on to the rest; see `MemoryTier.advance`."""
+        empty = self._made()
+        with self._lock:
+            parked, held = self._parked, self._cache
+            if before == self._tag:
+                cache, passing = held, self._passing
+            elif parked is not None and parked[0] == before:
+                _, cache, passing = parked
+            else:
+                cache, passing = empty, set()
+            for key in (*keys, *passing):
+                cache.pop(key, None)
+            self._parked = None
+            self._hold(cache, set())
+            self._tag = tag
+        del parked, held
 
     def discard(self, keys: Iterable[K]) -> None:
         """Forget some keys."""

@@ -3,7 +3,8 @@
 Who reads a value reads its tag with it. Where that is another than the one known here, somebody has
 refreshed the view, or the read was of an old snapshot: `settle` asks which it is. Whoever watches
 the tags says what it has seen by `tell`. What is held of an earlier content is gone before either
-returns.
+returns; where it is known which rows differ, those alone are, and the others are held on under the
+new tag.
 
 **A lease** bounds what is not noticed: every answer of the database renews it, from the moment at
 which it was *asked*. Without an answer the content goes **blind** when the lease ends: what is held
@@ -18,14 +19,13 @@ from __future__ import annotations
 from itertools import count
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mvrefresh.cache.forks import made_anew_after_fork
+from mvrefresh.cache.tier import NO_LINE, Line, Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mvrefresh.cache.tier import Tag
+    from collections.abc import Callable, Collection
 
 
 class Follower(Protocol):
@@ -40,6 +40,13 @@ class Follower(Protocol):
         """
         ...
 
+    def advance(self, before: Tag, tag: Tag, keys: Collection[Any]) -> None:
+        """Hold what is of `before`, or was put aside under it, under `tag` from now on.
+
+        What is held of the rows that differ (their keys) goes first.
+        """
+        ...
+
     def after_fork(self) -> None:
         """Called in a forked child: a lock that is held now is held for ever."""
         ...
@@ -51,17 +58,20 @@ class Question(NamedTuple):
     Attributes:
         number: Of two, the later one has the higher.
         at: When it was asked, by the content's clock.
+        known: The tag of what was held then; the answer may leave out how this one came about.
     """
 
     number: int
     at: float
+    known: Tag | None
 
 
 class Content:
     """The tag of a view's content, and those who hold values under it. Any thread may ask.
 
     Args:
-        current: Reads the tag that is current, and the moment its content stands for.
+        current: Reads which content is current, and the moment it stands for; it is given the tag
+            of what is held.
         lease: Seconds for which an answer of the database holds; None: until the next one.
         strict: Whether every look-up compares the clock with the lease. Else a thread does, which
             may be late where the whole process was suspended.
@@ -72,19 +82,19 @@ class Content:
         clock: Seconds; for tests.
 
     Attributes:
-        tag: The tag; None while it is unknown.
+        line: The content that is current, and what is known of earlier ones.
         blind: Whether the lease has ended.
     """
 
     __slots__ = (
-        "__weakref__", "_ask", "_changing", "_clock", "_current", "_followers", "_lease",
+        "__weakref__", "_ask", "_changing", "_clock", "_current", "_followers", "_held", "_lease",
         "_looking", "_numbers", "_saw_again", "_seen", "_standing", "_standing_lock", "_until",
-        "_went_blind", "blind", "strict", "tag",
+        "_went_blind", "blind", "line", "strict",
     )  # fmt: skip
 
     def __init__(
         self,
-        current: Callable[[], tuple[Tag | None, float | None]],
+        current: Callable[[Tag | None], tuple[Line, float | None]],
         *,
         lease: float | None = None,
         strict: bool = False,
@@ -93,7 +103,8 @@ class Content:
         saw_again: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.tag: Tag | None = None
+        self.line = NO_LINE
+        self._held = NO_LINE  # the same; while blind, that of what was put aside
         self.blind = False
         self._current = current
         self._lease = lease
@@ -123,6 +134,11 @@ class Content:
         self._go_blind()
 
     @property
+    def tag(self) -> Tag | None:
+        """The tag of the content that is current; None while it is unknown."""
+        return self.line.tag
+
+    @property
     def as_of(self) -> float | None:
         """The moment for which the content stands, by the monotonic clock; None if unknown."""
         tag, moment = self._standing
@@ -138,9 +154,9 @@ class Content:
 
     def ask(self) -> Question:
         """To be called before the database is asked which content is current; for `tell`."""
-        return Question(next(self._numbers), self._clock())
+        return Question(next(self._numbers), self._clock(), self._held.tag)
 
-    def tell(self, question: Question, tag: Tag | None, moment: float | None) -> None:
+    def tell(self, question: Question, line: Line, moment: float | None) -> None:
         """What the database answered: this content is current.
 
         Of no effect where a later question has been answered: its answer is not older than this.
@@ -152,13 +168,23 @@ class Content:
             if self._lease is not None:
                 self._until = question.at + self._lease
             was_blind, self.blind = self.blind, False
-            if tag != self.tag:
-                self.tag = tag
-                for follower in self._followers:
-                    follower.retag(tag)
-        self.stand(tag, moment)
+            if line.tag != self.tag:
+                self._move(line)
+        self.stand(line.tag, moment)
         if was_blind:
             self._saw_again()
+
+    def _move(self, line: Line) -> None:
+        held = self._held
+        if line.tag == held.tag:  # it was blind, and the answer need not say what is known
+            line = held
+        changed = line.changed_since(held.tag)
+        self.line = self._held = line
+        for follower in self._followers:
+            if changed is None or held.tag is None or line.tag is None:
+                follower.retag(line.tag)
+            else:
+                follower.advance(held.tag, line.tag, changed)
 
     def look(self) -> None:
         """Ask which content is current; with the same, all that is held stays."""
@@ -181,7 +207,7 @@ class Content:
 
     def _look(self) -> None:
         question = self.ask()
-        self.tell(question, *self._current())
+        self.tell(question, *self._current(question.known))
 
     def stand(self, tag: Tag | None, moment: float | None) -> None:
         """The content `tag` stands for this moment at least, if it is the current one."""
@@ -192,12 +218,18 @@ class Content:
             if tag != known or (moment is not None and (before is None or before < moment)):
                 self._standing = (tag, moment)
 
-    def publish(self, tag: Tag | None, hold: Callable[[], None]) -> bool:
-        """Call `hold` if `tag` is the current one, before another can be; whether it was."""
+    def publish(self, tag: Tag | None, hold: Callable[[Tag, Collection[Any]], None]) -> bool:
+        """Let be held what was read under `tag`, before another content can be current.
+
+        `hold` is called with the current tag, and the keys of the rows that differ from what was
+        read; not if any of them may. Whether it was called is returned.
+        """
         with self._changing:
-            if tag is None or tag != self.tag:
+            line = self.line
+            changed = () if tag == line.tag else line.changed_since(tag)
+            if line.tag is None or changed is None:
                 return False
-            hold()
+            hold(line.tag, changed)
             return True
 
     # -- the lease -----------------------------------------------------------------------------
@@ -225,6 +257,6 @@ class Content:
 
     def _go_blind(self) -> None:
         self.blind = True
-        self.tag = None
+        self.line = NO_LINE
         for follower in self._followers:
             follower.retag(None, park=True)

@@ -6,6 +6,7 @@ nanosecond reads `entries` itself, as the resolver does; `get` is the same for e
 **The tag is the identity of the dict.** Another tag, another dict: everything held under the old
 one is gone in one assignment, whatever its size, and a hit pays nothing for it. A reader that
 still holds the old dict got it before the change, and its answer is one from before the change.
+Where it is known which rows differ (`advance`), the dict stays, and those of them go.
 
 **Eviction is S3-FIFO** (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023)
 with one bit instead of two: new keys pass a small queue, and only those that are asked for again
@@ -35,7 +36,7 @@ from mvrefresh.cache.tier import MISSING, Missing, Tag, TierStats
 from mvrefresh.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -69,6 +70,7 @@ class _State(NamedTuple, Generic[K, V]):
         small, main: The two queues.
         gone_small, gone_main: Keys that were evicted from each of them, without their values.
         born: When the records end, the first of them first.
+        passing: Keys of what ends with the tag, whatever rows the next one changes.
     """
 
     entries: dict[K, Record[V]]
@@ -77,10 +79,11 @@ class _State(NamedTuple, Generic[K, V]):
     gone_small: OrderedDict[K, None]
     gone_main: OrderedDict[K, None]
     born: deque[Record[V]]
+    passing: set[K]
 
 
 def _nothing() -> _State[K, V]:
-    return _State({}, deque(), deque(), OrderedDict(), OrderedDict(), deque())
+    return _State({}, deque(), deque(), OrderedDict(), OrderedDict(), deque(), set())
 
 
 class MemoryTier(Generic[K, V]):
@@ -112,6 +115,7 @@ class MemoryTier(Generic[K, V]):
         "_main",
         "_misses",
         "_parked",
+        "_passing",
         "_small",
         "_small_room",
         "_tag",
@@ -158,12 +162,13 @@ class MemoryTier(Generic[K, V]):
         self.generation += 1
         self._small, self._main = state.small, state.main
         self._gone_small, self._gone_main = state.gone_small, state.gone_main
-        self._born = state.born
+        self._born, self._passing = state.born, state.passing
 
     def _held(self) -> _State[K, V]:
         return _State(
-            self.entries, self._small, self._main, self._gone_small, self._gone_main, self._born
-        )
+            self.entries, self._small, self._main, self._gone_small, self._gone_main, self._born,
+            self._passing,
+        )  # fmt: skip
 
     # -- reading: no lock ----------------------------------------------------------------------
 
@@ -223,11 +228,15 @@ class MemoryTier(Generic[K, V]):
         """The tag under which values are held."""
         return self._tag
 
-    def put_many(self, values: Mapping[K, V], tag: Tag | None) -> None:
-        """Keep values that were read under `tag`; without effect if that is not the current one."""
+    def put_many(self, values: Mapping[K, V], tag: Tag | None, passing: Collection[K] = ()) -> None:
+        """Keep values that were read under `tag`; without effect if that is not the current one.
+
+        Those of the `passing` keys end with the tag, whatever rows the next one changes.
+        """
         with self._lock:
             if tag is None or tag != self._tag:
                 return
+            self._passing.update(passing)
             now = self._clock() if self._ttl is not None else 0.0
             if (
                 len(self.entries) + len(values) <= self.capacity
@@ -304,6 +313,8 @@ class MemoryTier(Generic[K, V]):
             self._main = deque(each for each in self._main if entries.get(each.key) is each)
         if len(self._born) > bound:
             self._born = deque(each for each in self._born if entries.get(each.key) is each)
+        if len(self._passing) > bound:
+            self._passing &= entries.keys()
 
     def retag(self, tag: Tag | None, *, park: bool = False) -> None:
         """Make `tag` the current one; what is held under another is gone at once.
@@ -330,6 +341,31 @@ class MemoryTier(Generic[K, V]):
                 self._hold(_nothing())
             self._tag = tag  # after it: who reads the new one must not find the old dict
             del parked, held
+
+    def advance(self, before: Tag, tag: Tag, keys: Collection[K]) -> None:
+        """Make `tag` the current one; what is held under `before`, or parked, is held on.
+
+        What is held of the rows that differ (their keys) goes first.
+        """
+        freed: list[object] = []  # as in `retag`
+        with self._lock:
+            parked = self._parked
+            if before == self._tag:
+                state = self._held()
+            elif parked is not None and parked[0] == before:
+                state = parked[1]
+                freed.append(self._held())
+            else:
+                state = _nothing()
+                freed.append(self._held())
+            self._parked = None
+            for key in (*keys, *state.passing):
+                state.entries.pop(key, None)
+            state.passing.clear()
+            self._hold(state)
+            self._expire()
+            self._tag = tag  # after it, as in `retag`
+            del parked, state
 
     def discard(self, keys: Iterable[K]) -> None:
         """Forget some keys."""

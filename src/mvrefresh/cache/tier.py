@@ -1,18 +1,29 @@
 """What a tier of the cache is: values by key, each valid under the tag it was read with.
 
 A **tag** names the content of a materialized view (`refresh_no`, `content_token`). Tags are only
-compared for equality. A value is valid under the tag that was read in the same statement, and no
-other: there is no deleting by key that a slow writer could undo.
+compared for equality. A value is valid under the tag that was read in the same statement: there is
+no deleting by key that a slow writer could undo. It is as good under a later tag if the keys of all
+rows that differ between the two contents are known, without a gap, and its own is not one of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
 K = TypeVar("K")
@@ -47,6 +58,61 @@ class Tag(NamedTuple):
     content_token: UUID
 
 
+class Change(NamedTuple):
+    """One refresh that changed few rows.
+
+    Attributes:
+        before, after: The tokens of the contents before and after it.
+        keys: Of the rows in which they differ: those that came, went, or were changed.
+    """
+
+    before: UUID
+    after: UUID
+    keys: frozenset[Any]
+
+
+class Line(NamedTuple):
+    """A content, and the contents that it came of by changes of few rows.
+
+    Attributes:
+        tag: None: nobody can tell which content it is.
+        epoch: The token of the content with which the line began: all contents of a line have it.
+        earlier: By the token of an earlier content, the keys of the rows that differ from it now;
+            of as many of them as are known.
+    """
+
+    tag: Tag | None
+    epoch: UUID | None
+    earlier: Mapping[UUID, frozenset[Any]]
+
+    def changed_since(self, tag: Tag | None) -> frozenset[Any] | None:
+        """The keys of the rows that differ from an earlier content; None: any may."""
+        return None if tag is None else self.earlier.get(tag.content_token)
+
+
+def line_of(tag: Tag | None, epoch: UUID | None = None, changes: Iterable[Change] = ()) -> Line:
+    """The line of a content.
+
+    Args:
+        tag: Its tag.
+        epoch: The token with which the line began; None: its own.
+        changes: By which it came, the last of them first; a gap ends them.
+    """
+    if tag is None:
+        return NO_LINE
+    token, keys = tag.content_token, frozenset[Any]()
+    earlier: dict[UUID, frozenset[Any]] = {}
+    for change in changes:
+        if change.after != token:
+            break
+        token, keys = change.before, keys | change.keys
+        earlier[token] = keys
+    return Line(tag, epoch or tag.content_token, earlier)
+
+
+NO_LINE: Final = Line(None, None, {})
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[K, V]):
     """What a read of the database gave: values and tag of one statement.
@@ -57,11 +123,14 @@ class Loaded(Generic[K, V]):
             or is not tracked): such values are returned and not kept.
         as_of: The moment for which the content stands, on this process's monotonic clock: its age
             was read with it, so that no clock has to agree with another.
+        passing: Keys of values that are not of the content: it does not hold them yet. They end
+            with it, whatever rows the next one changes.
     """
 
     values: Mapping[K, V]
     tag: Tag | None
     as_of: float | None = None
+    passing: Collection[K] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +182,13 @@ class Tier(Protocol[K, V]):
 
     def retag(self, tag: Tag | None) -> None:
         """From now on this tag is current: what is held under another is gone at once."""
+        ...
+
+    def advance(self, before: Tag, tag: Tag, keys: Collection[K]) -> None:
+        """From now on `tag` is current: what is held under `before` is as good, but for some keys.
+
+        What is held under any other tag is gone, as by `retag`.
+        """
         ...
 
     def discard(self, keys: Sequence[K]) -> None:

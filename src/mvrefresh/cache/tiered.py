@@ -151,7 +151,7 @@ class TieredCache(Generic[K, V]):
         loaded = self._load(keys)
         self.content.settle(loaded.tag)
         if loaded.tag is not None:
-            self.memory.put_many(loaded.values, loaded.tag)
+            self.memory.put_many(loaded.values, loaded.tag, loaded.passing)
             self._note(loaded, keys)
         return loaded
 

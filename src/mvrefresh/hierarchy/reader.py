@@ -14,13 +14,14 @@ from psycopg.adapt import Transformer
 from psycopg.rows import tuple_row
 
 from mvrefresh.cache.buffer import residency, warm
-from mvrefresh.cache.tier import Loaded, Tag
+from mvrefresh.cache.tier import NO_LINE, Line, Loaded, Tag
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.hierarchy.node import Chain, HierarchyCounts, HierarchyNode, chain_of, node_of
 from mvrefresh.hierarchy.residence import Load
 from mvrefresh.hierarchy.resident import ResidentHierarchy
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of, unavailable_when_lost
+from mvrefresh.postgres.tags import Asked, answer, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from mvrefresh.cache.buffer import BufferMeter
     from mvrefresh.hierarchy.source import HierarchySource
     from mvrefresh.postgres.database import Database
+
+KEY: Final = "entity_id"
+"""The column of the keys of its views."""
 
 _SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16, and before
 _METERED: Final = {"ancestors": 0, "counts": 1}  # the reads of a view, and its place
@@ -110,18 +114,22 @@ class HierarchyReader:
         values = {row[3]: HierarchyCounts(*row[4:]) for row in rows if row[3] is not None}
         return Loaded(values, *_told(rows, asked))
 
-    def current(self, view: int) -> tuple[Tag | None, float | None]:
-        """The tag of one of the source's views (by its place), and the moment it stands for."""
+    def current(self, view: int, known: Tag | None) -> tuple[Line, float | None]:
+        """The content of one of the source's views, and the moment it stands for.
+
+        Args:
+            view: By its place.
+            known: The tag of what is held.
+        """
         if not self._tracked:
-            return None, None
+            return NO_LINE, None
+        asked = (Asked(self._views[view], KEY, known),)
         with self._database.reader() as connection, self._explained(()):
-            asked = monotonic()
-            cursor = connection.cursor(row_factory=tuple_row, binary=True)
-            rows = cursor.execute(self._tag(view)).fetchall()
-        if not rows:
-            return None, None
-        number, token, _, age = rows[0]
-        return Tag(number, token), _moment(age, asked)
+            began = monotonic()
+            cursor = connection.cursor(row_factory=tuple_row)
+            cursor.execute(question(self._database.schema, asked, they_exist=True))
+            ((_, line, age),) = answer(asked, cursor)
+        return line, _moment(age, began)
 
     def everything(self, limit: int, keep: int, go_on: Callable[[], bool]) -> Load:
         """The whole ancestors view.
@@ -136,7 +144,7 @@ class HierarchyReader:
             view = definition.identifier(self._source.views[0])
             counted = cursor.execute(_HOW_MANY.format(view), (limit + 1,)).fetchone()
             if counted is None or counted[0] > limit:
-                return Load(None, self.current(0)[0], None)
+                return Load(None, self.current(0, None)[0].tag, None)
             tags: list[list[str | None]] = []
             asked = monotonic()
             with connection.transaction():

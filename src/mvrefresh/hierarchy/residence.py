@@ -2,6 +2,8 @@
 
 Until it is loaded, and from the moment at which another content becomes current until that is,
 look-ups go the usual way: nobody waits for a load, and nobody gets an answer of an earlier content.
+Where few rows have changed, the hierarchy stays, with **gaps**: only what is asked of those rows,
+and subtrees, go the usual way. It is loaded again when many are missing, or a subtree is asked for.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ import logging
 from sys import getrefcount
 from threading import Lock
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mvrefresh.refreshing.threads import crew_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from mvrefresh.cache.content import Content
     from mvrefresh.cache.tier import Tag
@@ -28,6 +30,7 @@ _TRIES: Final = 3  # against a view that is refreshed while it is read
 _AGAIN_AFTER_FAILURE: Final = 10.0  # seconds
 _LOOKS, _GLANCE = 100, 0.01  # times, seconds: for who reads what is over
 _SHARE: Final = 4  # the pause after loads in vain is so many times as long as they took
+_GAPS: Final = 0.02  # the share of the entities that may be missing
 
 
 class Load(NamedTuple):
@@ -58,8 +61,8 @@ class Residence:
     """
 
     __slots__ = (
-        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_not_before",
-        "_parked", "_refused", "_work", "current", "loads", "moved_in",
+        "_closed", "_content", "_leaving", "_load", "_loading", "_lock", "_mended_until",
+        "_not_before", "_parked", "_refused", "_work", "current", "loads", "moved_in",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +81,7 @@ class Residence:
         self._loading = False
         self._leaving: list[ResidentHierarchy] = []
         self._not_before = 0.0
+        self._mended_until = 0.0  # until then, gaps are borne
         self._refused: Tag | None = None  # the content that was too big
         self._closed = not wanted
         self._work: Work[None] | None = None
@@ -98,14 +102,38 @@ class Residence:
         if self._leaving and tag is not None:
             self.want()
 
+    def advance(self, before: Tag, tag: Tag, keys: Collection[Any]) -> None:
+        """Keep it, with gaps where rows differ."""
+        there = self.current or self._parked
+        if there is None or there.tag != before:
+            self.retag(tag)
+            return
+        there.forget(keys, tag)
+        self.current, self._parked = there, None
+        if there.gaps > _GAPS * len(there):
+            self.mend()
+
     def after_fork(self) -> None:
         """In a forked child: nobody is in the middle of anything."""
         self._lock = Lock()
         self._loading = False
+        for each in (self.current, self._parked):
+            if each is not None:
+                each.after_fork()
 
     def want(self) -> None:
         """Load it, if that is not being done and there is hope; returns at once."""
-        if self.current is None and self._may_begin():
+        if self.current is None:
+            self._begin()
+
+    def mend(self) -> None:
+        """Load it again if it has gaps, but not all the time; returns at once."""
+        current = self.current
+        if current is not None and current.gaps and monotonic() >= self._mended_until:
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._may_begin():
             with self._lock:
                 if self._may_begin():
                     self._loading = True
@@ -130,9 +158,12 @@ class Residence:
     def _run(self) -> None:
         began = monotonic()
         try:
-            if not any(self._settled() for _ in range(_TRIES)):
+            settled = any(self._settled() for _ in range(_TRIES))
+            pause = monotonic() + _SHARE * (monotonic() - began)
+            self._mended_until = pause
+            if not settled:
                 # It is refreshed faster than it is loaded: the usual way is better then.
-                self._not_before = monotonic() + _SHARE * (monotonic() - began)
+                self._not_before = pause
         except Exception as error:  # noqa: BLE001 - look-ups go on without
             self._not_before = monotonic() + _AGAIN_AFTER_FAILURE
             if not self._closed:
@@ -148,13 +179,17 @@ class Residence:
         if self._closed:
             return True
         self._content.settle(found.tag)
-        if found.hierarchy is None or found.tag is None:
+        hierarchy = found.hierarchy
+        if hierarchy is None or found.tag is None:
             self._refused = found.tag
             self._not_before = monotonic() + _AGAIN_AFTER_FAILURE
             return True
 
-        def move_in() -> None:
-            self.current = found.hierarchy
+        def move_in(tag: Tag, changed: Collection[Any]) -> None:
+            hierarchy.forget(changed, tag)
+            if self.current is not None:
+                self._leaving.append(self.current)
+            self.current = hierarchy
             self.moved_in()
 
         if not self._content.publish(found.tag, move_in):

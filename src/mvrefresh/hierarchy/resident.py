@@ -8,6 +8,10 @@ and a few numbers in arrays: nothing that the cyclic collector would have to wal
 **Answers are built when they are first asked for**, and kept: brothers and sisters share one tuple
 of ancestors, and all who are below an entity share its node. They are given up together when there
 are too many of them, which costs the next look-ups a microsecond or two each.
+
+**Rows that have changed since are forgotten**, one by one (`forget`): what is asked of them is
+missing, and so is every subtree. All else is as it was: a row of the view names all that is above
+an entity, so that where the row has not changed, nothing above it has.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from itertools import accumulate, islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from mvrefresh.cache.memory import Record
@@ -22,7 +27,7 @@ from mvrefresh.cache.tier import MISSING, Missing
 from mvrefresh.hierarchy.node import Chain, HierarchyNode
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 
     from mvrefresh.cache.tier import Tag
 
@@ -42,6 +47,7 @@ class ResidentHierarchy:
 
     Attributes:
         tag: Of the content; set by who has read it.
+        gaps: How many rows were forgotten.
         entries: Records of the ancestors by id, of those that were asked for lately; read as those
             of `MemoryTier`. Who has the same parent has the same record.
 
@@ -51,8 +57,8 @@ class ResidentHierarchy:
 
     __slots__ = (
         "_above", "_by_parent", "_capacity", "_ends", "_families", "_ids", "_label_begins",
-        "_labels", "_names", "_places", "_roots", "_twins", "_under", "_with_path", "entries",
-        "tag",
+        "_labels", "_lock", "_names", "_places", "_roots", "_twins", "_under", "_with_path",
+        "entries", "gaps", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +69,8 @@ class ResidentHierarchy:
         capacity: int = 100_000,
     ) -> None:
         self.tag: Tag | None = None
+        self.gaps = 0
+        self._lock = Lock()  # of what is kept of answers, against `forget`
         self.entries: dict[Any, Record[Chain]] = {}
         self._capacity = capacity
         self._roots: Record[Chain] = Record(())
@@ -138,7 +146,25 @@ class ResidentHierarchy:
                 ends[each - 1] = ends[each]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._places)
+
+    def after_fork(self) -> None:
+        """In a forked child: nobody is in the middle of anything."""
+        self._lock = Lock()
+
+    def forget(self, keys: Collection[Any], tag: Tag) -> None:
+        """Hold the rest under another tag.
+
+        Args:
+            keys: Of the rows that differ, be they here or not.
+            tag: The other tag.
+        """
+        with self._lock:
+            self.gaps += len(keys)  # first: a subtree is none from here on
+            for key in keys:
+                self._places.pop(key, None)
+                self.entries.pop(key, None)
+        self.tag = tag  # last: who reads it first, and then a row, gets a row of it, or none
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -149,10 +175,13 @@ class ResidentHierarchy:
             return MISSING
         above = self._above[row]
         record = self._roots if above == NOBODY else self._family(above)
-        if len(self.entries) >= self._capacity:
-            self.entries.clear()
-            self._families.clear()
-        self.entries[self._ids[row]] = record
+        with self._lock:
+            if entity_id not in self._places:  # it was forgotten meanwhile
+                return MISSING
+            if len(self.entries) >= self._capacity:
+                self.entries.clear()
+                self._families.clear()
+            self.entries[self._ids[row]] = record
         return record.value
 
     def ancestors_many(self, ids: Sequence[Any]) -> dict[Any, Chain]:
@@ -179,7 +208,7 @@ class ResidentHierarchy:
     ) -> Chain | Missing:
         """Those below an entity, as the resolver's method of this name gives them."""
         top = self._places.get(entity_id)
-        if top is None:
+        if top is None or self.gaps:
             return MISSING
         first = top + 1
         while first in self._twins:

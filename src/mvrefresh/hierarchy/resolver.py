@@ -273,11 +273,14 @@ class OptimizedHierarchyResolver:
         _check_id(entity_id)
         age = _age(self._tiers.tree.as_of)
         resident = self._tiers.resident
+        # Each tag before the answer: it may be of the next content then, and is never of the last.
+        tag = None if resident is None else resident.tag
         if resident is not None and (chain := resident.ancestors(entity_id)) is not MISSING:
-            return Answer(chain, "l1", resident.tag, age)
+            return Answer(chain, "l1", tag, age)
+        tag = self._tiers.memory.tag
         record = self._tiers.memory.entries.get(entity_id)
         if record is not None:
-            return Answer(record.value, "l1", self._tiers.memory.tag, age)
+            return Answer(record.value, "l1", tag, age)
         tag = self._tiers.tree.tag
         if self._tiers.shared is not None and tag is not None:
             found = self._tiers.shared.ancestors.under(tag, [entity_id])

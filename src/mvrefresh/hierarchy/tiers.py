@@ -19,20 +19,20 @@ from mvrefresh.cache.sweeper import SWEEPER
 from mvrefresh.cache.tier import MISSING, Loaded, TierStats
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.events import TierDegraded, TierRecovered
-from mvrefresh.hierarchy.reader import HierarchyReader
+from mvrefresh.hierarchy.reader import KEY, HierarchyReader
 from mvrefresh.hierarchy.residence import Residence
 from mvrefresh.hierarchy.teller import Teller
 from mvrefresh.postgres import definition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     import cachetools
     from redis import Redis
 
     from mvrefresh.cache.redis import RedisTier
     from mvrefresh.cache.sweeper import Swept
-    from mvrefresh.cache.tier import Tag
+    from mvrefresh.cache.tier import Line, Tag
     from mvrefresh.events import Event
     from mvrefresh.hierarchy.node import Chain, HierarchyCounts, HierarchyNode
     from mvrefresh.hierarchy.resident import ResidentHierarchy
@@ -87,6 +87,9 @@ class _Then:
         self._do = do
 
     def retag(self, tag: Tag | None, *, park: bool = False) -> None:  # noqa: ARG002 - a follower
+        self._do()
+
+    def advance(self, before: Tag, tag: Tag, keys: Collection[Any]) -> None:  # noqa: ARG002
         self._do()
 
     def after_fork(self) -> None:
@@ -173,7 +176,7 @@ class HierarchyTiers:
             SWEEPER.add(each)
         if self.watch is not None:
             for view, content in zip(source.views, (self.tree, self.tally), strict=False):
-                self.watch.add(content, definition.identifier(view).as_string(None))
+                self.watch.add(content, definition.identifier(view).as_string(None), KEY)
 
     def when_moved(self, do: Callable[[], None]) -> None:
         """Call this at once, and whenever look-ups are to read another dict from then on."""
@@ -242,9 +245,9 @@ class HierarchyTiers:
             self.reader.lineages(ids), ids, self.lineage_kind, self.reader.live_lineages
         )
         above = {entity: ancestors for entity, (_, ancestors) in loaded.values.items()}
-        self.memory.put_many(above, loaded.tag)
+        self.memory.put_many(above, loaded.tag, loaded.passing)
         nodes = {entity: node for entity, (node, _) in loaded.values.items()}
-        return Loaded(nodes, loaded.tag, loaded.as_of)
+        return Loaded(nodes, loaded.tag, loaded.as_of, loaded.passing)
 
     def _load_counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
         return self._and_live(
@@ -269,26 +272,29 @@ class HierarchyTiers:
         if missing:
             found = live(missing)
             kind.source += len(found)
-            loaded = Loaded({**loaded.values, **found}, loaded.tag, loaded.as_of)
+            loaded = Loaded({**loaded.values, **found}, loaded.tag, loaded.as_of, found.keys())
         return loaded
 
     def _load_subtrees(self, keys: Sequence[Any]) -> Loaded[Any, Chain]:
         ((entity, depth, limit, after),) = keys  # one at a time: each is a range of its own
+        # They are passing: which rows of the view a subtree is made of, no key says.
         resident = self.resident
         if resident is not None:
+            tag = resident.tag  # before it is asked, as in `look_up`
             below = resident.descendants(entity, max_depth=depth, limit=limit, after=after)
             if below is not MISSING:
-                return Loaded({keys[0]: below}, resident.tag)
+                return Loaded({keys[0]: below}, tag, passing=keys)
+            self.residence.mend()
         loaded = self.reader.subtree(entity, depth=depth, limit=limit, after=after)
         values = {keys[0]: loaded.values[entity]} if entity in loaded.values else {}
-        return Loaded(values, loaded.tag, loaded.as_of)
+        return Loaded(values, loaded.tag, loaded.as_of, keys)
 
     # -- what is current --------------------------------------------------------------------------
 
-    def _current(self, view: int) -> tuple[Tag | None, float | None]:
+    def _current(self, view: int, known: Tag | None) -> tuple[Line, float | None]:
         if self.watch is not None:
             self.watch.go_on()  # in a forked child there is none yet
-        return self.reader.current(view)
+        return self.reader.current(view, known)
 
     def _went_blind(self, view: str) -> None:
         if self.watch is not None:  # else nobody has promised to tell

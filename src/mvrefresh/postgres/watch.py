@@ -19,18 +19,16 @@ import socket
 from contextlib import closing, contextmanager, suppress
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
 from psycopg import pq, sql
 
 from mvrefresh.cache.forks import made_anew_after_fork
-from mvrefresh.cache.tier import Tag
 from mvrefresh.errors import DatabaseUnavailable, MvrefreshError
 from mvrefresh.postgres.faults import message_of
 from mvrefresh.postgres.notify import CHANNEL
-from mvrefresh.postgres.sql import text
+from mvrefresh.postgres.tags import Asked, answer, question
 from mvrefresh.refreshing.threads import OurThread
 
 if TYPE_CHECKING:
@@ -50,6 +48,14 @@ Row = tuple[bytes | None, ...]
 
 class Stopped(Exception):  # noqa: N818 - what happened
     """The watch is to end."""
+
+
+class Watched(NamedTuple):
+    """A content, of which view it is, and by which column its rows have their keys."""
+
+    content: Content
+    view: str
+    key: str
 
 
 class TagWatch:
@@ -74,7 +80,7 @@ class TagWatch:
         self._database = database
         self._every = every
         self._patience = patience
-        self._contents: dict[Content, str] = {}
+        self._contents: dict[Content, Watched] = {}
         self._lock = Lock()
         self._thread: OurThread | None = None
         self._bell: socket.socket | None = None
@@ -88,10 +94,16 @@ class TagWatch:
 
     # -- who is told ---------------------------------------------------------------------------
 
-    def add(self, content: Content, view: str) -> None:
-        """Tell a content of this view (as SQL reads its name), from now on."""
+    def add(self, content: Content, view: str, key: str) -> None:
+        """Tell a content of this view from now on.
+
+        Args:
+            content: To be told.
+            view: As SQL reads its name.
+            key: The column of the keys by which it is held.
+        """
         with self._lock:
-            self._contents[content] = view
+            self._contents[content] = Watched(content, view, key)
             self._ring()
         self.go_on()
 
@@ -160,20 +172,14 @@ class TagWatch:
             self.state = "off"
             return True
 
-    def whom_to_tell(self) -> dict[Content, str]:
+    def whom_to_tell(self) -> list[Watched]:
         """The contents, and their views."""
         with self._lock:
-            return dict(self._contents)
+            return list(self._contents.values())
 
-    def statement(self, contents: dict[Content, str]) -> bytes:
+    def statement(self, asked: list[Asked]) -> bytes:
         """The question for their tags, in one statement."""
-        views = [
-            sql.SQL("({}, {})").format(sql.Literal(place), sql.Literal(view))
-            for place, view in enumerate(contents.values())
-        ]
-        state = self._database.schema.identifier("state")
-        question = sql.SQL(text("tags")).format(views=sql.SQL(", ").join(views), state=state)
-        return question.as_bytes(None)
+        return question(self._database.schema, asked).as_bytes(None)
 
 
 class _Visit:
@@ -190,7 +196,7 @@ class _Visit:
         self._pgconn = connection.pgconn
         self._selector = selector
         self._bell = bell
-        self._contents: dict[Content, str] = {}
+        self._asked: list[Asked] = []
         self._statement = b""
 
     def stay(self) -> None:
@@ -220,22 +226,22 @@ class _Visit:
         return True
 
     def _ask_and_tell(self) -> None:
-        contents = self._watch.whom_to_tell()
-        if not contents:
+        watched = self._watch.whom_to_tell()
+        if not watched:
             raise Stopped
-        if contents != self._contents:
-            self._contents, self._statement = contents, self._watch.statement(contents)
         began = monotonic()
-        asked = [(content, content.ask()) for content in contents]
+        questions = [each.content.ask() for each in watched]
+        asked = [
+            Asked(each.view, each.key, question.known)
+            for each, question in zip(watched, questions, strict=True)
+        ]
+        if asked != self._asked:
+            self._asked, self._statement = asked, self._watch.statement(asked)
         rows = self._answer(self._statement)
         self._watch.asked += 1
-        for place, number, token, age in rows:
-            content, question = asked[int(place or b"0")]
-            if number is None or token is None:
-                content.tell(question, None, None)
-            else:
-                tag = Tag(int(number), UUID(token.decode()))
-                content.tell(question, tag, None if age is None else began - float(age))
+        for place, line, age in answer(asked, rows):
+            moment = None if age is None else began - age
+            watched[place].content.tell(questions[place], line, moment)
 
     def _wait_until(self, moment: float) -> None:
         """Wait for the moment, for a notification, or for the bell."""

@@ -5,7 +5,8 @@
 -- refresh_no and content_token, the token before, and the keys of the rows that differ between the
 -- two contents. Whoever finds no link that begins with the token that he knows has to take all rows
 -- for changed.
-ALTER TABLE {schema}.state ADD COLUMN changes jsonb;
+-- epoch: the content_token of the content with which the chain began, however much of it is kept.
+ALTER TABLE {schema}.state ADD COLUMN changes jsonb, ADD COLUMN epoch uuid;
 
 -- The column whose values name the rows: of a unique index that CONCURRENTLY can use, alone, and of a
 -- type that JSON has (a uuid as text). Nulls if there is none, or the caller may not read it.
@@ -89,6 +90,7 @@ DECLARE
     v_old_no    bigint;
     v_old_token uuid;
     v_chain     jsonb;
+    v_epoch     uuid;
     v_keys      jsonb;
     v_payload   text;
     v_written   xid;
@@ -102,7 +104,8 @@ BEGIN
             rows_deleted := pg_catalog.pg_stat_get_xact_tuples_deleted(p_view) - p_deleted_before;
         END IF;
     END IF;
-    SELECT s.refresh_no, s.content_token, s.changes INTO v_old_no, v_old_token, v_chain
+    SELECT s.refresh_no, s.content_token, s.changes, coalesce(s.epoch, s.content_token)
+      INTO v_old_no, v_old_token, v_chain, v_epoch
       FROM {schema}.state s WHERE s.view = p_view;
     -- p_known: before this refresh the content was that of the state row, nobody else's.
     content_changed := NOT coalesce(
@@ -116,6 +119,7 @@ BEGIN
         END IF;
         IF v_keys IS NULL THEN
             v_chain := NULL;
+            v_epoch := content_token;
         ELSE
             -- No more than 50 links, or 3,000 keys: the row is read at every refresh.
             v_chain := (
@@ -140,13 +144,13 @@ BEGIN
     END IF;
     INSERT INTO {schema}.state AS s VALUES (
         p_view, refresh_no, content_token, p_as_of, p_snapshot,
-        p_started, v_finished, duration_ms, p_strategy, p_run_id, v_chain)
+        p_started, v_finished, duration_ms, p_strategy, p_run_id, v_chain, v_epoch)
     ON CONFLICT (view) DO UPDATE SET
         refresh_no = EXCLUDED.refresh_no, content_token = EXCLUDED.content_token,
         content_as_of = EXCLUDED.content_as_of, content_snapshot = EXCLUDED.content_snapshot,
         last_started_at = EXCLUDED.last_started_at, last_finished_at = EXCLUDED.last_finished_at,
         last_duration_ms = EXCLUDED.last_duration_ms, last_strategy = EXCLUDED.last_strategy,
-        last_run_id = EXCLUDED.last_run_id, changes = EXCLUDED.changes
+        last_run_id = EXCLUDED.last_run_id, changes = EXCLUDED.changes, epoch = EXCLUDED.epoch
     RETURNING s.xmin INTO v_written;
     -- REFRESH goes by name, and a name can move while it waits: did it rewrite this view?
     IF v_written IS DISTINCT FROM v_xid THEN
