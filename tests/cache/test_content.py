@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import MemoryTier
-from mvrefresh.cache.tier import MISSING, Loaded, Tag, line_of
+from mvrefresh.cache.tier import MISSING, Change, Loaded, Tag, line_of
 from mvrefresh.cache.tiered import TieredCache
 
 LEASE = 2.5
@@ -154,6 +154,112 @@ def test_what_was_parked_too_long_has_expired(world):
     assert memory.get("a") is MISSING
 
 
+def change(before, after, *keys):
+    return Change(tag_of(before).content_token, tag_of(after).content_token, frozenset(keys))
+
+
+def told(world, number, *changes):
+    line = line_of(tag_of(number), tag_of(1).content_token, changes)
+    world.content.tell(world.content.ask(), line, None)
+
+
+def test_what_is_known_not_to_differ_is_held_on(world):
+    world.memory.put_many({"b": 1}, tag_of(1))
+    told(world, 2, change(1, 2, "a"))
+    assert world.content.tag == tag_of(2)
+    assert world.memory.get_many(["a", "b"]) == {"b": 1}
+
+
+def test_over_several_refreshes_all_their_keys_go(world):
+    world.memory.put_many({"b": 1, "c": 1}, tag_of(1))
+    told(world, 4, change(3, 4, "a"), change(2, 3, "c"), change(1, 2, "a"))
+    assert world.memory.get_many(["a", "b", "c"]) == {"b": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [change(3, 4, "x"), change(1, 2, "x")],  # a gap
+        [change(3, 4, "x"), change(2, 3, "x")],  # it does not reach back far enough
+        [change(2, 3, "x"), change(1, 2, "x")],  # nor to the present
+        [],
+    ],
+)
+def test_with_a_gap_all_of_it_goes(world, changes):
+    told(world, 4, *changes)
+    assert world.content.tag == tag_of(4)
+    assert world.memory.get("a") is MISSING
+
+
+def test_what_was_put_aside_comes_back_without_what_has_changed_meanwhile(world):
+    world.memory.put_many({"b": 1}, tag_of(1))
+    world.now = LEASE
+    world.content.sweep()
+    assert world.memory.get_many(["a", "b"]) == {}
+    told(world, 3, change(2, 3, "a"), change(1, 2, "c"))
+    assert world.memory.get_many(["a", "b"]) == {"b": 1}
+    assert world.memory.tag == tag_of(3)
+
+
+def test_the_question_says_what_is_held_also_while_blind(world):
+    assert world.content.ask().known == tag_of(1)
+    world.now = LEASE
+    world.content.sweep()
+    assert world.content.ask().known == tag_of(1)
+    told(world, 2)
+    assert world.content.ask().known == tag_of(2)
+
+
+def test_after_blindness_the_line_is_known_as_before(world):
+    told(world, 2, change(1, 2, "a"))
+    world.now = LEASE
+    world.content.sweep()
+    told(world, 2)  # by who was told that 2 is known here
+    assert world.content.line.changed_since(tag_of(1)) == {"a"}
+
+
+def test_what_was_read_of_an_earlier_content_is_published_but_for_what_changed(world):
+    held = []
+    told(world, 2, change(1, 2, "a"))
+    assert world.content.publish(tag_of(1), lambda *those: held.append(those))
+    assert held == [(tag_of(2), {"a"})]
+
+
+def test_who_comes_after_a_change_does_not_join_a_load_from_before(world):
+    began, go_on = threading.Event(), threading.Event()
+    load = world.cache._load
+
+    def slow(keys):
+        loaded = load(keys)
+        began.set()
+        assert go_on.wait(20)
+        return loaded
+
+    world.cache._load = slow
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(world.cache.get("b")))
+    first.start()
+    assert began.wait(20)
+    world.cache._load = load
+    world.number = 2
+    told(world, 2, change(1, 2, "b"))
+    assert world.cache.get("b") == 2
+    go_on.set()
+    first.join()
+    assert answers == [1]
+    assert world.cache.get("b") == 2
+
+
+def test_what_is_not_of_the_content_ends_with_it(world):
+    """As an entity that is too new for the view, and may be gone when the next one comes."""
+    loaded = Loaded({"new": 1, "b": 1}, tag_of(1), passing={"new"})
+    world.cache._load = lambda _: loaded
+    world.cache.get_many(["new", "b"])
+    assert world.memory.get_many(["new", "b"]) == {"new": 1, "b": 1}
+    told(world, 2, change(1, 2, "x"))
+    assert world.memory.get_many(["new", "b"]) == {"b": 1}
+
+
 def test_nothing_is_published_under_a_tag_that_is_over(world):
     held = []
     assert world.content.publish(tag_of(1), lambda tag, keys: held.append((tag, keys)))
@@ -189,35 +295,61 @@ def test_a_forked_child_is_blind_and_no_lock_is_held_there(world):
     assert world.memory.get("a") == 1
 
 
+class ByRow(World):
+    """As `World`, but of each key the value is the number of the refresh that changed it last."""
+
+    def __init__(self):
+        super().__init__()
+        self.contents = {1: dict.fromkeys("abc", 1)}
+        self.changes = []  # the last first
+
+    def refresh(self, keys, *, known):
+        before, self.number = self.number, self.number + 1
+        changed = dict.fromkeys(keys, self.number)
+        self.contents[self.number] = self.contents[before] | changed
+        self.changes = [change(before, self.number, *keys), *self.changes][:3] if known else []
+
+    def current(self, known):
+        line, moment = super().current(known)
+        changes = () if known == line.tag else self.changes
+        return line_of(line.tag, tag_of(1).content_token, changes), moment
+
+    def load(self, keys):
+        loaded = super().load(keys)
+        content = self.contents[self.number]
+        return Loaded({key: content[key] for key in keys}, loaded.tag)
+
+
 class Bounded(RuleBasedStateMachine):
     """Whatever happens, no answer was over for longer than the lease."""
 
     def __init__(self):
         super().__init__()
-        self.world = World()
-        self.ended = {}  # the moments at which contents were replaced
+        self.world = ByRow()
+        self.ended = {}  # the moments at which values were replaced
 
-    def check(self, answer):
-        over = self.ended.get(answer)
+    def check(self, key, answer):
+        over = self.ended.get((key, answer))
         assert over is None or self.world.now - over <= LEASE + 0.05
 
-    @rule()
-    def refreshed_elsewhere(self):
-        self.ended[self.world.number] = self.world.now
-        self.world.number += 1
+    @rule(keys=st.sets(st.sampled_from("abc"), min_size=1), known=st.integers(0, 4))
+    def refreshed_elsewhere(self, keys, known):
+        for key in keys:
+            self.ended[key, self.world.contents[self.world.number][key]] = self.world.now
+        self.world.refresh(keys, known=known > 0)
 
-    @rule(key=st.sampled_from("ab"))
+    @rule(key=st.sampled_from("abc"))
     def get(self, key):
         try:
-            self.check(self.world.cache.get(key))
+            self.check(key, self.world.cache.get(key))
         except ConnectionError:
             assert self.world.away
 
     @rule()
     def get_many(self):
         try:
-            for value in self.world.cache.get_many("ab").values():
-                self.check(value)
+            for key, value in self.world.cache.get_many("abc").items():
+                self.check(key, value)
         except ConnectionError:
             assert self.world.away
 
@@ -240,8 +372,8 @@ class Bounded(RuleBasedStateMachine):
     def what_is_held_is_of_the_tag(self):
         tag = self.world.memory.tag
         assert tag == self.world.content.tag
-        for record in self.world.memory.entries.values():
-            assert record.value == tag.refresh_no
+        for key, record in self.world.memory.entries.items():
+            assert record.value == self.world.contents[tag.refresh_no][key]
 
 
 TestBounded = Bounded.TestCase

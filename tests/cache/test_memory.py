@@ -50,6 +50,7 @@ class AgainstAModel(RuleBasedStateMachine):
         self.tier = MemoryTier(capacity, ttl, clock=self.clock)
         self.tag = None
         self.model = {}
+        self.passing = set()
         self.retag(TAGS[0])
         self.asked = self.found = self.number = 0
 
@@ -57,24 +58,53 @@ class AgainstAModel(RuleBasedStateMachine):
     def retag_at_times(self, tag, again):
         self.retag(self.tag if again else tag)
 
+    @rule(
+        before=st.sampled_from(TAGS),
+        tag=st.sampled_from(TAGS),
+        keys=st.lists(KEYS, max_size=4),
+        other=st.booleans(),
+    )
+    def advance(self, before, tag, keys, other):
+        before = before if other or self.tag is None else self.tag
+        entries = self.tier.entries
+        self.tier.advance(before, tag, keys)
+        if before == self.tag:
+            assert self.tier.entries is entries
+            now = self.clock.now
+            self.model = {
+                key: pair
+                for key, pair in self.model.items()
+                if key not in {*keys, *self.passing} and pair[1] > now
+            }
+        else:
+            self.model.clear()
+        self.passing = set()
+        self.tag = tag
+
+    @rule(keys=st.lists(KEYS, max_size=3, unique=True))
+    def put_what_passes(self, keys):
+        self._put(keys, self.tag, keys)
+
     def retag(self, tag):
         before = self.tier.entries
         self.tier.retag(tag)
         if tag != self.tag:
             self.model.clear()
+            self.passing = set()
             assert self.tier.entries is not before
         else:
             assert self.tier.entries is before
         self.tag = tag
 
-    def _put(self, keys, tag):
+    def _put(self, keys, tag, passing=()):
         values = {}
         for key in keys:
             self.number += 1
             values[key] = self.number
-        self.tier.put_many(values, tag)
+        self.tier.put_many(values, tag, passing)
         if tag is None or tag != self.tag:
             return
+        self.passing |= set(passing)
         end = float("inf") if self.ttl is None else self.clock.now + self.ttl
         self.model |= {key: (value, end) for key, value in values.items()}
         # Just as many have gone as have no room, and not the one that came last.

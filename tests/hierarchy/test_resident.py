@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given, strategies as st
 
-from mvrefresh.cache.tier import MISSING
+from mvrefresh.cache.tier import MISSING, Tag
 from mvrefresh.hierarchy.node import HierarchyNode
 from mvrefresh.hierarchy.resident import ResidentHierarchy
 
+TAG = Tag(7, UUID(int=7))
 LABELS = ["a", "b", "B", "0", "_", "a0", "a_", "aa", "Z", "é", "-"]
 
 
@@ -124,3 +127,43 @@ def test_nobody():
 def test_an_id_that_stands_twice_is_refused():
     with pytest.raises(ValueError, match="twice"):
         ResidentHierarchy([[(1, "a", "A", None), (1, "b", "B", None)]])
+
+
+@given(trees(), st.data())
+def test_what_is_forgotten_is_missing_and_the_rest_as_before(tree, data):
+    resident = ResidentHierarchy(tree.chunks(5))
+    everybody = [*tree.by_id, *(node.id for node in tree.without)]
+    asked = data.draw(st.sets(st.sampled_from(everybody))) if everybody else set()
+    for key in asked:
+        resident.ancestors(key)
+    gone = data.draw(st.sets(st.sampled_from(everybody))) if everybody else set()
+    resident.forget([*gone, "nobody"], TAG)
+    assert resident.tag == TAG
+    assert resident.gaps == len(gone) + 1
+    assert len(resident) == len(everybody) - len(gone)
+    assert not gone & resident.entries.keys()
+    for key in everybody:
+        if key in gone:
+            assert resident.ancestors(key) is resident.node(key) is MISSING
+            assert resident.ancestors_many([key]) == {}
+        else:
+            assert resident.node(key) is not MISSING
+            node = resident.node(key)
+            expected = () if node.path is None else tree.ancestors(node)
+            assert resident.ancestors(key) == expected
+        assert resident.descendants(key) is MISSING  # nobody knows what is below by now
+
+
+def test_an_answer_that_is_being_built_is_not_kept_when_its_row_is_forgotten():
+    resident = ResidentHierarchy([[(1, "a", "A", None), (2, "a.b", "B", None)]])
+
+    class Overtaken(ResidentHierarchy):
+        __slots__ = ()
+
+        def _family(self, parent):
+            self.forget([2], TAG)
+            return super()._family(parent)
+
+    resident.__class__ = Overtaken
+    assert resident.ancestors(2) is MISSING
+    assert resident.entries == {}

@@ -28,7 +28,7 @@ from mvrefresh.errors import ConfigurationError
 from mvrefresh.events import TierDegraded, TierRecovered, ValuePoisoned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mvrefresh.events import Event
 
@@ -155,6 +155,10 @@ class RedisTier(Generic[K, V]):
 
     def retag(self, tag: Tag | None, *, park: bool = False) -> None:  # noqa: ARG002 - nothing to park
         """From now on look under this tag; what is under another stays there until it expires."""
+        self._tag = tag
+
+    def advance(self, before: Tag, tag: Tag, keys: Collection[K]) -> None:
+        """TODO."""
         self._tag = tag
 
     def after_fork(self) -> None:

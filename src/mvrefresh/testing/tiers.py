@@ -88,6 +88,38 @@ class TierContract:
         tier.retag(Tag(7, UUID(int=7)))
         assert tier.get_many(["a", "b"]) == {"a": 1, "b": 2}
 
+    def test_a_tag_that_is_known_to_differ_in_few_keys_keeps_the_others(
+        self, tier: Tier[str, int | None]
+    ) -> None:
+        """What was read under the earlier one is not kept any more, though it may be as good."""
+        tier.retag(TAG)
+        tier.put_many({"a": 1, "b": 2, "c": None}, TAG)
+        after = Tag(8, UUID(int=8))
+        tier.advance(TAG, after, ["b", "nobody"])
+        assert tier.tag == after
+        assert tier.get_many(["a", "b", "c"]) == {"a": 1, "c": None}
+        assert tier.get("b") is MISSING
+        tier.put_many({"b": 2}, TAG)
+        assert tier.get("b") is MISSING
+        tier.put_many({"b": 3}, after)
+        assert [tier.get(key) for key in "abc"] == [1, 3, None]
+        tier.advance(after, Tag(9, UUID(int=9)), ["a"])
+        assert tier.get_many(["a", "b", "c"]) == {"b": 3, "c": None}
+
+    @pytest.mark.parametrize("before", OTHERS)
+    def test_what_is_of_another_than_the_earlier_tag_is_gone(
+        self, tier: Tier[str, int | None], before: Tag
+    ) -> None:
+        """Nobody knows in what it differs."""
+        tier.retag(TAG)
+        tier.put_many({"a": 1, "b": 2}, TAG)
+        after = Tag(10, UUID(int=10))
+        tier.advance(before, after, ["b"])
+        assert tier.tag == after
+        assert tier.get_many(["a", "b"]) == {}
+        tier.put_many({"a": 3}, after)
+        assert tier.get("a") == 3
+
     def test_discarded_keys_are_gone(self, tier: Tier[str, int | None]) -> None:
         """The others stay; what is not there may be discarded too, and all may be kept again."""
         tier.retag(TAG)
