@@ -7,8 +7,10 @@ L2: keys made, one MGET, values checked and decoded. The rival is redis-py's own
 keys, which does nothing with what it gets; as texts, and as bytes, as we hand them to it. Both by a
 client of redis-py over a Unix socket. What is promised is for redis-py as it is installed with us.
 With hiredis, which it takes by itself where it is there, both are faster, and the ratio is higher:
-its MGET takes less than half, and what we add is the same. First with the ancestors' families known, as they are after the first look-ups of a content;
-then with none of them.
+its MGET takes less than half, and what we add is the same.
+
+First with the ancestors' families known, as they are after the first look-ups of a content; then
+with none of them.
 """
 
 from __future__ import annotations
