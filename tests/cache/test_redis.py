@@ -127,6 +127,73 @@ def test_a_poisoned_value_is_a_miss_and_an_event(tier, client, events, damage):
     assert tier.get("a") == [3]
 
 
+@pytest.fixture
+def alike(client, events):
+    tier = RedisTier(
+        Link(client, tell=events.append), f"test:{secrets.token_hex(4)}", Json(), alike=True
+    )
+    tier.retag(TAG)
+    return tier
+
+
+@pytest.mark.parametrize("kind", ["tier", "alike"])
+def test_the_value_of_another_key_is_poison(request, client, events, kind):
+    tier = request.getfixturevalue(kind)
+    keys = [1, "1", 12]
+    tier.put_many({1: "one", "1": "text", 12: "twelve"}, TAG)
+    other = Tag(8, TAG.content_token)
+    tier.put_many(dict.fromkeys(keys, "later"), other)
+    assert len(tier.get_many(keys)) == 3  # what it has met it still checks
+    one, text, twelve, later = (
+        client.get(tier._start(tag) + each)
+        for tag, each in ((TAG, b"i1"), (TAG, b"s1"), (TAG, b"i12"), (other, b"i12"))
+    )
+    for place, foreign in ((b"i1", twelve), (b"s1", one), (b"i12", later)):
+        client.set(tier._start(TAG) + place, foreign)
+    assert tier.get_many(keys) == {}
+    assert [event.key for event in events] == [
+        (tier._start(TAG) + each).decode() for each in (b"i1", b"s1", b"i12")
+    ]
+    client.set(tier._start(TAG) + b"s1", text)
+    assert tier.get_many(keys) == {"1": "text"}
+    stats = tier.stats()
+    assert (stats.hits, stats.misses, stats.errors) == (4, 5, 5)
+
+
+def test_equal_values_are_one_and_each_is_counted(alike):
+    alike.put_many({key: ["same"] for key in range(5)} | {5: ["other"]}, TAG)
+    first = alike.get_many([0, 1, 2])
+    again = alike.get_many([3, 4, 4, 5, 6])
+    assert again == {3: ["same"], 4: ["same"], 5: ["other"]}
+    assert first[0] is first[1] is again[4]
+    assert (alike.stats().hits, alike.stats().misses) == (7, 1)
+
+
+def test_under_another_tag_nothing_is_known_by_its_bytes(alike):
+    alike.put_many({1: ["same"]}, TAG)
+    old = alike.get(1)
+    for number in range(8, 20):  # more contents than are remembered
+        tag = Tag(number, TAG.content_token)
+        alike.put_many({1: ["same"]}, tag)
+        assert alike.under(tag, [1]) == {1: old}
+        assert alike.under(tag, [1])[1] is not old
+    assert len(alike._met) <= 4
+
+
+def test_only_so_many_values_are_known_by_their_bytes(alike, monkeypatch):
+    monkeypatch.setattr("mvrefresh.cache.redis._ALIKE", 10)
+    alike.put_many({key: [key] for key in range(30)}, TAG)
+    for key in range(30):
+        assert alike.get(key) == [key]
+        assert len(alike._met[TAG]) <= 11
+
+
+def test_an_id_that_is_no_unicode_is_a_miss(tier):
+    tier.put_many({"\ud800": 1}, TAG)
+    assert tier.get_many(["\ud800", "a"]) == {"\ud800": 1}
+    assert not tier._link.breaker.errors
+
+
 def test_whatever_a_codec_raises_is_poison_and_no_exception(client, events):
     class Raises(Json):
         def decode(self, data, tag):

@@ -52,6 +52,24 @@ def test_twins_and_entities_without_a_path_come_back():
         assert codec().decode(codec().encode(chain), TAG) == chain
 
 
+def test_a_long_id_comes_back():
+    chain = (HierarchyNode("x" * 2**16, "a", "A"),)
+    assert codec().decode(codec().encode(chain), TAG) == chain
+
+
+def test_those_above_are_shared_with_what_is_known():
+    nodes = [HierarchyNode(n, ".".join(f"l{k}" for k in range(n + 1)), f"{n}") for n in range(4)]
+    data = codec().encode(tuple(nodes))
+    for count in range(5):
+        known = {node.id: tuple(nodes[: place + 1]) for place, node in enumerate(nodes[:count])}
+        before = dict(known)
+        chain = ChainCodec(lambda _, known=known: known).decode(data, TAG)
+        assert chain == tuple(nodes)
+        assert all(mine is theirs for mine, theirs in zip(chain, nodes[:count], strict=False))
+        assert all(known[key] is value for key, value in before.items())
+        assert known.keys() == {0, 1, 2, 3}
+
+
 def test_it_is_small():
     nodes = [
         HierarchyNode(n, ".".join(f"l{k}" for k in range(n)), f"name {n}") for n in range(1, 9)
@@ -65,9 +83,11 @@ def test_it_is_small():
         (HierarchyNode(1, "a", "A"), HierarchyNode("x", "a.b", "B")),
         (HierarchyNode(2**70, "a", "A"),),
         (HierarchyNode(1.5, "a", "A"),),
-        (HierarchyNode("x" * 2**16, "a", "A"),),
+        (HierarchyNode(b"x", "a", "A"),),
+        (HierarchyNode("\ud800", "a", "A"),),
         (HierarchyNode(1, "a", datetime.now(UTC)),),
         (HierarchyNode(1, "a", b"bytes"),),
+        (HierarchyNode(1, "a", float("nan")),),
     ],
 )
 def test_what_cannot_come_back_is_not_written(chain):

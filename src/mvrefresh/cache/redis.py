@@ -4,8 +4,10 @@
 deleted because of a refresh: what is under an earlier tag is found by nobody, and expires. So a
 slow writer cannot bring anything back.
 
-**A value is checked**: a version and a checksum stand around it. What does not fit is a miss,
-counted and told of, never an answer and never an exception.
+**A value is checked**: before it stands its id, after it a checksum, which begins with a version
+and the rest of the key. What does not fit, because it was damaged, or is another key's, is a miss,
+counted and told of, never an answer and never an exception. Where many keys have the same value, as
+siblings have the same ancestors, what was checked and read once is known again by its bytes.
 
 **Redis is not needed.** Where it fails, look-ups go on without it: after three failures in a row
 nobody tries for half a second, then one does; the pause doubles up to half a minute. A Redis that
@@ -15,6 +17,7 @@ hangs costs each of those three its timeout.
 from __future__ import annotations
 
 import random
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 from zlib import crc32
@@ -36,9 +39,15 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 NAME: Final = "l2_cache"
-_VERSION: Final = b"\x01"
+_VERSION: Final = 2  # of what is written; a checksum begins with it
 _CHECK: Final = 4  # bytes of the checksum at the end
+# CRC-32 of anything with its own CRC-32 behind it, whatever it began with: a value is checked
+# without being cut up, and in a third of the time.
+_RESIDUE: Final = 0x2144DF1C
 _ID_KINDS: Final[dict[type, str]] = {int: "i", str: "s", UUID: "u"}
+
+_ALIKE: Final = 20_000  # values of one content that are known by their bytes, at most
+_CONTENTS: Final = 4
 
 TIMEOUT: Final = 0.05  # seconds
 CONNECT_TIMEOUT: Final = 0.2
@@ -136,15 +145,26 @@ class RedisTier(Generic[K, V]):
         codec: Values as bytes.
         ttl: Seconds that an entry lives at most; a tenth more or less, so that what was written
             together does not end together.
+        alike: Whether many keys have the same value: then it is made once, and shared by them.
     """
 
-    __slots__ = ("_codec", "_hits", "_link", "_misses", "_space", "_tag", "_ttl")
+    __slots__ = ("_alike", "_codec", "_hits", "_link", "_met", "_misses", "_space", "_tag", "_ttl")
 
-    def __init__(self, link: Link, space: str, codec: Codec[V], *, ttl: float = 3600.0) -> None:
+    def __init__(
+        self,
+        link: Link,
+        space: str,
+        codec: Codec[V],
+        *,
+        ttl: float = 3600.0,
+        alike: bool = False,
+    ) -> None:
         self._link = link
         self._space = space
         self._codec = codec
         self._ttl = ttl
+        self._alike = alike
+        self._met: dict[Tag, dict[bytes, V]] = {}
         self._tag: Tag | None = None
         self._hits = self._misses = 0
 
@@ -164,10 +184,9 @@ class RedisTier(Generic[K, V]):
     def after_fork(self) -> None:
         """It holds no lock."""
 
-    def _names(self, keys: Iterable[K], tag: Tag) -> list[str | None]:
-        start = f"{self._space}:{tag.refresh_no}.{tag.content_token.hex}:"
-        kinds = _ID_KINDS
-        return [f"{start}{kind}{key}" if (kind := kinds.get(type(key))) else None for key in keys]
+    def _start(self, tag: Tag) -> bytes:
+        """How all names of this tag begin; an id ends them."""
+        return f"{self._space}:{tag.refresh_no}.{tag.content_token.hex}:".encode()
 
     def get(self, key: K) -> V | Missing:
         """The value under the current tag, or `MISSING`."""
@@ -180,36 +199,89 @@ class RedisTier(Generic[K, V]):
 
     def under(self, tag: Tag, keys: Sequence[K]) -> dict[K, V]:
         """Those of the keys that it has under this tag."""
-        names = self._names(keys, tag)
-        asked: Any = names if None not in names else [name or self._space for name in names]
-        data: Any = self._link.try_to(lambda client: client.mget(asked)) if asked else []
-        found: dict[K, V] = {}
-        if data:
-            decode = self._codec.decode
-            for key, name, value in zip(keys, names, data, strict=True):
-                if value is None or name is None:
-                    continue
-                try:
-                    found[key] = decode(_unwrapped(value), tag)
-                except Exception as error:  # noqa: BLE001 - whatever it holds, it is a miss
-                    self._link.found_poison(name, str(error) or type(error).__name__)
-        hits = sum(key in found for key in keys)  # each as often as it was asked for
-        misses = len(keys) - hits
+        named, ids = _ids(keys)
+        start = self._start(tag)
+        names: Any = [start + each for each in ids]  # bytes, which redis-py need not encode
+        data: Any = self._link.try_to(lambda client: client.mget(names)) if names else None
+        found, hits = self._read(tag, named, ids, data) if data else ({}, 0)
         self._hits += hits
-        self._misses += misses
+        self._misses += len(keys) - hits
         return found
+
+    def _read(
+        self, tag: Tag, keys: Sequence[K], ids: Sequence[bytes], data: Sequence[bytes | None]
+    ) -> tuple[dict[K, V], int]:
+        """The values of what was found, and how many were, each as often as it was asked for."""
+        values = [value for value in data if value is not None]
+        if len(values) < len(data):
+            there = [value is not None for value in data]
+            keys, ids = list(compress(keys, there)), list(compress(ids, there))
+        try:
+            return dict(zip(keys, self._opened(tag, ids, values), strict=True)), len(values)
+        except Exception:  # noqa: BLE001 - whatever they hold, what does not fit is a miss
+            return self._read_each(tag, keys, ids, values)
+
+    def _read_each(
+        self, tag: Tag, keys: Sequence[K], ids: Sequence[bytes], data: Sequence[bytes]
+    ) -> tuple[dict[K, V], int]:
+        """The same where some do not fit: these are told of."""
+        found: dict[K, V] = {}
+        hits = 0
+        for key, each, value in zip(keys, ids, data, strict=True):
+            try:
+                (found[key],) = self._opened(tag, [each], [value])
+                hits += 1
+            except Exception as error:  # noqa: BLE001 - the same
+                name = (self._start(tag) + each).decode(errors="replace")
+                self._link.found_poison(name, str(error) or type(error).__name__)
+        return found, hits
+
+    def _opened(self, tag: Tag, ids: Sequence[bytes], data: Sequence[bytes]) -> list[V]:
+        """The values of what was found.
+
+        Raises:
+            Exception: One of them is damaged, or was not written by us under this name.
+        """
+        # Mostly all are equal to some that were checked and read: then a hundred of them are done
+        # in 35 us, in a loop of Python's in 90 (and a MGET of them takes 250 by hiredis).
+        bodies = list(map(bytes.removeprefix, data, ids))
+        met = self._met_under(tag)
+        try:
+            return list(map(met.__getitem__, bodies))
+        except KeyError:
+            self._meet(tag, set(bodies).difference(met), met)
+        return list(map(met.__getitem__, bodies))
+
+    def _meet(self, tag: Tag, bodies: Iterable[bytes], met: dict[bytes, V]) -> None:
+        """Check and read what was not met before."""
+        seed, decode = _seed(self._start(tag)), self._codec.decode
+        for body in bodies:
+            if crc32(body, seed) != _RESIDUE:
+                raise ValueError("id, version or checksum do not fit")
+            met[body] = decode(body[:-_CHECK], tag)
+
+    def _met_under(self, tag: Tag) -> dict[bytes, V]:
+        """Values of this content that were checked, by their bytes."""
+        met = self._met.get(tag) if self._alike else {}
+        if met is None or len(met) > _ALIKE:
+            if len(self._met) >= _CONTENTS:
+                self._met = {}  # most of them are over
+            met = self._met[tag] = {}
+        return met
 
     def put_many(self, values: Mapping[K, V], tag: Tag) -> None:
         """Keep values under the tag that they were read with, whatever the current one is."""
-        written = []
-        for name, value in zip(self._names(values, tag), values.values(), strict=True):
-            body = None if name is None else self._codec.encode(value)
-            if name is not None and body is not None:
-                written.append((name, _VERSION + body + _checksum(body)))
+        start = self._start(tag)
+        seed, written = _seed(start), []
+        for key, each in zip(*_ids(list(values)), strict=True):
+            body = self._codec.encode(values[key])
+            if body is not None:
+                check = crc32(body, seed).to_bytes(_CHECK, "little")
+                written.append((start + each, each + body + check))
         if written:
             self._link.try_to(lambda client: self._write(client, written))
 
-    def _write(self, client: redis.Redis, written: list[tuple[str, bytes]]) -> bool:
+    def _write(self, client: redis.Redis, written: list[tuple[bytes, bytes]]) -> bool:
         with client.pipeline(transaction=False) as pipeline:
             for name, value in written:
                 lifetime = self._ttl * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
@@ -220,9 +292,9 @@ class RedisTier(Generic[K, V]):
     def discard(self, keys: Sequence[K]) -> None:
         """Forget some keys of the current tag."""
         tag = self._tag
-        names = [] if tag is None else [name for name in self._names(keys, tag) if name]
-        if names:
-            self._link.try_to(lambda client: client.delete(*names))
+        if tag is not None and (ids := _ids(keys)[1]):
+            start = self._start(tag)
+            self._link.try_to(lambda client: client.delete(*[start + each for each in ids]))
 
     def stats(self) -> TierStats:
         """What it has done; errors and since when are those of the link, which the tiers share."""
@@ -235,17 +307,16 @@ class RedisTier(Generic[K, V]):
         )
 
 
-def _checksum(body: bytes) -> bytes:
-    return crc32(body).to_bytes(_CHECK, "little")
+def _ids(keys: Sequence[K]) -> tuple[Sequence[K], list[bytes]]:
+    """Those of the keys that can be an id, and each as it ends a name and begins a value."""
+    types = set(map(type, keys))
+    if types == {int}:  # written all at once, in half the time
+        return keys, f"i{',i'.join(map(str, keys))}".encode().split(b",")
+    if not types <= _ID_KINDS.keys():
+        keys = [key for key in keys if type(key) in _ID_KINDS]
+    return keys, [f"{_ID_KINDS[type(key)]}{key}".encode("utf-8", "surrogatepass") for key in keys]
 
 
-def _unwrapped(value: bytes) -> bytes:
-    """The body of a value that we have written.
-
-    Raises:
-        ValueError: Somebody else has, or it was damaged.
-    """
-    body = value[1:-_CHECK]
-    if not value.startswith(_VERSION) or value[-_CHECK:] != _checksum(body):
-        raise ValueError("version or checksum do not fit")
-    return body
+def _seed(start: bytes) -> int:
+    """With what the checksum of a value begins whose name starts so."""
+    return crc32(start, _VERSION)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mvrefresh.cache.tier import Tag
 
@@ -46,26 +46,40 @@ node_of: Final[Callable[[tuple[Any, Any, Any]], HierarchyNode]] = partial(
 )
 
 
+def base_of(ids: Sequence[Any], known: dict[Any, Chain]) -> tuple[int, Chain]:
+    """How many of these ancestors, from the root down, are known in this content; and they.
+
+    Args:
+        ids: Theirs.
+        known: Ancestors by the last of them, who has all the same.
+    """
+    for count in range(len(ids), 0, -1):
+        chain = known.get(ids[count - 1])
+        if chain is not None:
+            return count, chain
+    return 0, ()
+
+
+def grown(
+    base: Chain,
+    ids: Iterable[Any],
+    paths: Iterable[Any],
+    names: Iterable[Any],
+    known: dict[Any, Chain],
+) -> Chain:
+    """Ancestors, and more of them below; each stage is known from now on."""
+    chain = base
+    for node in map(node_of, zip(ids, paths, names, strict=True)):
+        chain = known[node[0]] = (*chain, node)
+    return chain
+
+
 def chain_of(
     ids: Sequence[Any], paths: Sequence[Any], names: Sequence[Any], known: dict[Any, Chain]
 ) -> Chain:
-    """Ancestors of one content, of which the last is not known; built on the lowest one that is.
-
-    Args:
-        ids: Theirs, from the root down.
-        paths: The same.
-        names: The same.
-        known: Ancestors by the last of them, who has all the same; it is added to.
-    """
-    first, chain = len(ids) - 1, known.get(ids[-2]) if len(ids) > 1 else None
-    while chain is None and first:
-        first -= 1
-        chain = known.get(ids[first - 1]) if first else None
-    found = chain or ()
-    for place in range(first, len(ids)):
-        node = node_of((ids[place], paths[place], names[place]))
-        found = known[ids[place]] = (*found, node)
-    return found
+    """Ancestors of one content, built on the lowest one that is known; `known` is added to."""
+    count, base = base_of(ids, known)
+    return grown(base, ids[count:], paths[count:], names[count:], known)
 
 
 class HierarchyCounts(NamedTuple):

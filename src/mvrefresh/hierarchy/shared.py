@@ -65,7 +65,7 @@ def shared_tiers(
     tree, counts, _ = source.views
     return SharedTiers(
         link,
-        RedisTier(link, f"{space}:{tree}:a", ChainCodec(reader.known_of), ttl=ttl),
+        RedisTier(link, f"{space}:{tree}:a", ChainCodec(reader.known_of), ttl=ttl, alike=True),
         RedisTier(link, f"{space}:{tree}:n", NodeCodec(), ttl=ttl),
         RedisTier(link, f"{space}:{counts}:c", CountsCodec(), ttl=ttl),
         ours,
