@@ -24,7 +24,7 @@ from tests.servers import RedisServer
 
 from bench.measure import Row, compare
 from mvrefresh.cache.redis import Link, RedisTier, connect
-from mvrefresh.cache.tier import Tag
+from mvrefresh.cache.tier import Change, Tag, line_of
 from mvrefresh.hierarchy.codec import ChainCodec
 from mvrefresh.hierarchy.node import HierarchyNode
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mvrefresh.hierarchy.node import Chain
 
-TAG = Tag(1, UUID(int=1))
+TAG, LATER = Tag(1, UUID(int=1)), Tag(2, UUID(int=2))
 SPACE = "mvrefresh:app:public.mv_entity_ancestors:a"
 BATCH = 100
 LEVELS = 8
@@ -63,15 +63,21 @@ def run(dsn: str, *, quick: bool = False) -> list[Row]:  # noqa: ARG001 - it nee
         tier: RedisTier[int, Chain] = RedisTier(
             Link(client), SPACE, ChainCodec(lambda _: known), alike=True
         )
-        tier.put_many(values, TAG)
-        start = tier._start(TAG).decode()  # noqa: SLF001 - the same keys
-        if tier.under(TAG, list(values)) != values:
+        tier.keep(line_of(TAG), values)
+        start = tier._start(line_of(TAG)).decode()  # noqa: SLF001 - the same keys
+        if tier.under(line_of(TAG), list(values)) != values:
             raise AssertionError("not all of them came back")
         names = [[f"{start}i{key}" for key in batch] for batch in batches]
 
         def ours() -> None:
             for batch in batches:
-                tier.under(TAG, batch)
+                tier.under(line_of(TAG), batch)
+
+        later = line_of(LATER, TAG.content_token, [Change(TAG, LATER, frozenset({-1}))])
+
+        def carried() -> None:
+            for batch in batches:
+                tier.under(later, batch)
 
         def afresh() -> None:
             known.clear()
@@ -93,5 +99,6 @@ def run(dsn: str, *, quick: bool = False) -> list[Row]:  # noqa: ARG001 - it nee
         return [
             compare(what, ours, rival, texts, rounds=rounds, bound=bound),
             compare(what, ours, f"{rival}, keys as bytes", as_bytes, rounds=rounds),
+            compare(f"{what}, of an earlier content", carried, rival, texts, rounds=rounds),
             compare(f"{what}, none met before", afresh, rival, texts, rounds=rounds),
         ]

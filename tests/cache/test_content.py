@@ -155,7 +155,7 @@ def test_what_was_parked_too_long_has_expired(world):
 
 
 def change(before, after, *keys):
-    return Change(tag_of(before).content_token, tag_of(after).content_token, frozenset(keys))
+    return Change(tag_of(before), tag_of(after), frozenset(keys))
 
 
 def told(world, number, *changes):

@@ -17,7 +17,7 @@ from tests.servers import RedisServer
 
 from mvrefresh.cache.breaker import Breaker
 from mvrefresh.cache.redis import Link, RedisTier, connect
-from mvrefresh.cache.tier import MISSING, Tag
+from mvrefresh.cache.tier import MISSING, Line, Tag, line_of
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.events import TierDegraded, TierRecovered, ValuePoisoned
 from mvrefresh.testing import TierContract
@@ -70,10 +70,57 @@ def test_a_slow_writer_brings_nothing_back(tier):
     tier.put_many({"a": "old"}, TAG)
     new = Tag(8, uuid4())
     tier.retag(new)
-    tier.put_many({"a": "old"}, TAG)
+    tier.keep(line_of(TAG), {"a": "old"})
     assert tier.get("a") is MISSING
     tier.put_many({"a": "new"}, new)
+    tier.keep(line_of(TAG), {"a": "old"})
     assert tier.get("a") == "new"
+
+
+@pytest.mark.parametrize("kind", ["tier", "alike"])
+def test_nor_along_a_line_where_he_writes_over_what_is_new(request, events, kind):
+    tier = request.getfixturevalue(kind)
+    before = tier._line
+    tier.put_many({"a": "old", "b": "same", "c": "same"}, TAG)
+    new = Tag(8, uuid4())
+    tier.advance(TAG, new, ["a"])
+    tier.put_many({"a": "new"}, new)
+    for _ in range(2):  # the second time they are met
+        assert tier.get_many("abc") == {"a": "new", "b": "same", "c": "same"}
+    tier.keep(before, {"a": "old", "b": "same"})
+    assert tier.get_many("abc") == {"b": "same", "c": "same"}
+    tier.put_many({"a": "newer"}, new)
+    assert tier.get("a") == "newer"
+    assert tier.under(before, "ab") == {"b": "same"}  # who is behind does not take it for his
+    assert events == []
+
+
+def test_what_has_changed_is_not_even_read(tier, client):
+    """Its parts may be shared: of ancestors, those of all who are below them."""
+    read = []
+
+    class Reads(Json):
+        def decode(self, data, tag):
+            read.append(orjson.loads(data))
+            return read[-1]
+
+    tier.put_many({"a": "old", "b": "same"}, TAG)
+    reader = RedisTier(Link(client), tier._space, Reads(), alike=True)
+    reader.retag(TAG)
+    reader.advance(TAG, Tag(8, uuid4()), ["a"])
+    assert reader.get_many("ab") == {"b": "same"}
+    assert read == ["same"]
+
+
+def test_a_value_of_an_unknown_content_of_the_line_is_a_miss_and_no_poison(tier, events):
+    """As of one that is not known here yet, or longer ago than is kept."""
+    tier.put_many({"a": 1}, TAG)
+    unknown = Line(Tag(9, uuid4()), TAG.content_token, {})
+    assert tier.under(unknown, ["a"]) == {}
+    assert events == []
+    tier.keep(unknown, {"a": 2})
+    assert tier.get("a") is MISSING
+    assert tier.under(unknown, ["a"]) == {"a": 2}
 
 
 def test_two_databases_may_have_the_same_number_and_the_same_space(tier, client):
@@ -91,6 +138,7 @@ def test_ids_that_look_alike_are_apart(tier):
 
 def test_entries_expire_and_not_all_at_once(client):
     tier = RedisTier(Link(client), f"test:{secrets.token_hex(4)}", Json(), ttl=100)
+    tier.retag(TAG)
     tier.put_many({str(n): n for n in range(50)}, TAG)
     lifetimes = [client.pttl(name) for name in client.scan_iter(f"{tier._space}:*")]
     assert len(lifetimes) == 50
@@ -141,20 +189,20 @@ def test_the_value_of_another_key_is_poison(request, client, events, kind):
     tier = request.getfixturevalue(kind)
     keys = [1, "1", 12]
     tier.put_many({1: "one", "1": "text", 12: "twelve"}, TAG)
-    other = Tag(8, TAG.content_token)
-    tier.put_many(dict.fromkeys(keys, "later"), other)
+    here, elsewhere = line_of(TAG), line_of(Tag(8, uuid4()))
+    tier.keep(elsewhere, dict.fromkeys(keys, "later"))
     assert len(tier.get_many(keys)) == 3  # what it has met it still checks
     one, text, twelve, later = (
-        client.get(tier._start(tag) + each)
-        for tag, each in ((TAG, b"i1"), (TAG, b"s1"), (TAG, b"i12"), (other, b"i12"))
+        client.get(tier._start(line) + each)
+        for line, each in ((here, b"i1"), (here, b"s1"), (here, b"i12"), (elsewhere, b"i12"))
     )
     for place, foreign in ((b"i1", twelve), (b"s1", one), (b"i12", later)):
-        client.set(tier._start(TAG) + place, foreign)
+        client.set(tier._start(here) + place, foreign)
     assert tier.get_many(keys) == {}
     assert [event.key for event in events] == [
-        (tier._start(TAG) + each).decode() for each in (b"i1", b"s1", b"i12")
+        (tier._start(here) + each).decode() for each in (b"i1", b"s1", b"i12")
     ]
-    client.set(tier._start(TAG) + b"s1", text)
+    client.set(tier._start(here) + b"s1", text)
     assert tier.get_many(keys) == {"1": "text"}
     stats = tier.stats()
     assert (stats.hits, stats.misses, stats.errors) == (4, 5, 5)
@@ -173,10 +221,10 @@ def test_under_another_tag_nothing_is_known_by_its_bytes(alike):
     alike.put_many({1: ["same"]}, TAG)
     old = alike.get(1)
     for number in range(8, 20):  # more contents than are remembered
-        tag = Tag(number, TAG.content_token)
-        alike.put_many({1: ["same"]}, tag)
-        assert alike.under(tag, [1]) == {1: old}
-        assert alike.under(tag, [1])[1] is not old
+        line = line_of(Tag(number, TAG.content_token))
+        alike.keep(line, {1: ["same"]})
+        assert alike.under(line, [1]) == {1: old}
+        assert alike.under(line, [1])[1] is not old
     assert len(alike._met) <= 4
 
 

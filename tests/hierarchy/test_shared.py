@@ -95,6 +95,21 @@ def test_while_it_does_not_know_what_is_current_it_does_not_look_there(first, ma
     assert figures(second, "l2_cache") == figures(second, "l2_cache") | {"hits": 0, "misses": 0}
 
 
+def test_after_a_refresh_of_few_rows_the_others_are_found_by_all(first, make, conn):
+    """Also by a process that begins only then."""
+    oracle = Oracle(TREE | {4: ("a.b.c.d", "renamed")})
+    conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 4")
+    first.refresh_all_materialized_views()
+    for reads in (2, 0):  # the second finds what the first had to read
+        resolver = make()
+        resolver.look_again()
+        for key in KEYS:
+            assert resolver.ancestors(key) == oracle.ancestors(key)
+            assert resolver.node(key) == oracle.nodes[key]
+            assert resolver.counts(key) == first.counts(key)
+        assert figures(resolver, "l4_cache")["hits"] == reads
+
+
 def test_after_a_refresh_nothing_of_the_earlier_content_is_found(first, make, conn):
     second = make()
     second.look_again()

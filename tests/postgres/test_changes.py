@@ -292,16 +292,17 @@ def test_what_no_line_names_is_the_same(database, view, conn, contents):
 
 
 def test_a_gap_ends_a_line():
-    a, b, c, d = (UUID(int=number) for number in range(4))
+    a, b, c, d = (Tag(number, UUID(int=number)) for number in range(4))
     changes = [
         Change(c, d, frozenset({1})),
         Change(b, c, frozenset({2})),
-        Change(a, UUID(int=9), frozenset({3})),
+        Change(a, Tag(1, UUID(int=9)), frozenset({3})),
     ]
-    found = line_of(Tag(4, d), a, changes)
-    assert found.earlier == {c: {1}, b: {1, 2}}
-    assert found.changed_since(Tag(9, b)) == {1, 2}
-    assert found.changed_since(Tag(1, a)) is None
+    found = line_of(d, UUID(int=8), changes)
+    assert found == (d, UUID(int=8), {c: {1}, b: {1, 2}})
+    assert found.changed_since(b) == {1, 2}
+    assert found.changed_since(a) is None
+    assert found.changed_since(Tag(1, UUID(int=9))) is None
     assert found.changed_since(None) is None
-    assert line_of(Tag(4, UUID(int=8)), a, changes).earlier == {}
-    assert line_of(None, a, changes) == NO_LINE
+    assert line_of(a, None, changes) == (a, a.content_token, {})
+    assert line_of(None, UUID(int=8), changes) == NO_LINE

@@ -1,13 +1,17 @@
 """L2: Redis, shared by the processes of a fleet.
 
-**A key names the content** that its value was read from: another tag, other keys. Nothing is ever
-deleted because of a refresh: what is under an earlier tag is found by nobody, and expires. So a
-slow writer cannot bring anything back.
+**A key names the line of contents** that its value was read from (`Line.epoch`): after a refresh
+that may have changed anything, other keys. **A value says under which tag it was read.** It is an
+answer if that is the current one, or an earlier one of the line and its key is none of those that
+have changed since. Nothing is ever deleted because of a refresh: what is over is nobody's answer,
+and expires or is written over. So a slow writer cannot bring anything back, and a refresh of few
+rows leaves the others where they are.
 
-**A value is checked**: before it stands its id, after it a checksum, which begins with a version
-and the rest of the key. What does not fit, because it was damaged, or is another key's, is a miss,
-counted and told of, never an answer and never an exception. Where many keys have the same value, as
-siblings have the same ancestors, what was checked and read once is known again by its bytes.
+**A value is checked**: before it stands its id, after it its tag and a checksum, which begins with
+a version and the rest of the key. What does not fit, because it was damaged, or is another key's,
+is a miss, counted and told of, never an answer and never an exception. Where many keys have the
+same value, as siblings have the same ancestors, what was checked and read once is known again by
+its bytes.
 
 **Redis is not needed.** Where it fails, look-ups go on without it: after three failures in a row
 nobody tries for half a second, then one does; the pause doubles up to half a minute. A Redis that
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 import random
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 from zlib import crc32
 
@@ -26,7 +30,7 @@ import redis
 
 from mvrefresh.cache.breaker import Breaker
 from mvrefresh.cache.forks import made_anew_after_fork
-from mvrefresh.cache.tier import MISSING, Missing, Tag, TierStats
+from mvrefresh.cache.tier import MISSING, NO_LINE, Line, Missing, Tag, TierStats, line_of
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.events import TierDegraded, TierRecovered, ValuePoisoned
 
@@ -39,8 +43,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 NAME: Final = "l2_cache"
-_VERSION: Final = 2  # of what is written; a checksum begins with it
+_VERSION: Final = 3  # of what is written; a checksum begins with it
 _CHECK: Final = 4  # bytes of the checksum at the end
+_MARK: Final = 4 + 16  # bytes before it, of the tag
+_TAIL: Final = _MARK + _CHECK
 # CRC-32 of anything with its own CRC-32 behind it, whatever it began with: a value is checked
 # without being cut up, and in a third of the time.
 _RESIDUE: Final = 0x2144DF1C
@@ -148,7 +154,7 @@ class RedisTier(Generic[K, V]):
         alike: Whether many keys have the same value: then it is made once, and shared by them.
     """
 
-    __slots__ = ("_alike", "_codec", "_hits", "_link", "_met", "_misses", "_space", "_tag", "_ttl")
+    __slots__ = ("_alike", "_codec", "_hits", "_line", "_link", "_met", "_misses", "_space", "_ttl")
 
     def __init__(
         self,
@@ -164,29 +170,35 @@ class RedisTier(Generic[K, V]):
         self._codec = codec
         self._ttl = ttl
         self._alike = alike
-        self._met: dict[Tag, dict[bytes, V]] = {}
-        self._tag: Tag | None = None
+        self._met: dict[Tag, _Met[V]] = {}
+        self._line = NO_LINE
         self._hits = self._misses = 0
 
     @property
     def tag(self) -> Tag | None:
         """The tag under which `get` looks."""
-        return self._tag
+        return self._line.tag
 
     def retag(self, tag: Tag | None, *, park: bool = False) -> None:  # noqa: ARG002 - nothing to park
         """From now on look under this tag; what is under another stays there until it expires."""
-        self._tag = tag
+        if tag != self._line.tag:
+            self._line = line_of(tag)
 
     def advance(self, before: Tag, tag: Tag, keys: Collection[K]) -> None:
-        """TODO."""
-        self._tag = tag
+        """From now on look under `tag`, on the line of `before` if that is the tag of now."""
+        line, changed = self._line, frozenset(keys)
+        if before != line.tag:
+            self._line = line_of(tag)
+            return
+        earlier = {each: known | changed for each, known in line.earlier.items()}
+        self._line = Line(tag, line.epoch, {**earlier, before: changed})
 
     def after_fork(self) -> None:
         """It holds no lock."""
 
-    def _start(self, tag: Tag) -> bytes:
-        """How all names of this tag begin; an id ends them."""
-        return f"{self._space}:{tag.refresh_no}.{tag.content_token.hex}:".encode()
+    def _start(self, line: Line) -> bytes:
+        """How all names of this line begin; an id ends them."""
+        return f"{self._space}:{'' if line.epoch is None else line.epoch.hex}:".encode()
 
     def get(self, key: K) -> V | Missing:
         """The value under the current tag, or `MISSING`."""
@@ -194,88 +206,98 @@ class RedisTier(Generic[K, V]):
 
     def get_many(self, keys: Sequence[K]) -> dict[K, V]:
         """Those of the keys that it has under the current tag, by one MGET."""
-        tag = self._tag
-        return {} if tag is None else self.under(tag, keys)
+        return self.under(self._line, keys)
 
-    def under(self, tag: Tag, keys: Sequence[K]) -> dict[K, V]:
-        """Those of the keys that it has under this tag."""
+    def put_many(self, values: Mapping[K, V], tag: Tag) -> None:
+        """Keep values that were read under `tag`; without effect if that is not the current one."""
+        if tag == self._line.tag:
+            self.keep(self._line, values)
+
+    def under(self, line: Line, keys: Sequence[K]) -> dict[K, V]:
+        """Those of the keys whose value it has for this content."""
+        tag = line.tag
+        if tag is None:
+            return {}
         named, ids = _ids(keys)
-        start = self._start(tag)
+        start = self._start(line)
         names: Any = [start + each for each in ids]  # bytes, which redis-py need not encode
         data: Any = self._link.try_to(lambda client: client.mget(names)) if names else None
-        found, hits = self._read(tag, named, ids, data) if data else ({}, 0)
+        found, hits = self._read(line, tag, named, ids, data) if data else ({}, 0)
         self._hits += hits
         self._misses += len(keys) - hits
         return found
 
     def _read(
-        self, tag: Tag, keys: Sequence[K], ids: Sequence[bytes], data: Sequence[bytes | None]
+        self,
+        line: Line,
+        tag: Tag,
+        keys: Sequence[K],
+        ids: Sequence[bytes],
+        data: Sequence[bytes | None],
     ) -> tuple[dict[K, V], int]:
         """The values of what was found, and how many were, each as often as it was asked for."""
         values = [value for value in data if value is not None]
         if len(values) < len(data):
             there = [value is not None for value in data]
             keys, ids = list(compress(keys, there)), list(compress(ids, there))
-        try:
-            return dict(zip(keys, self._opened(tag, ids, values), strict=True)), len(values)
-        except Exception:  # noqa: BLE001 - whatever they hold, what does not fit is a miss
-            return self._read_each(tag, keys, ids, values)
-
-    def _read_each(
-        self, tag: Tag, keys: Sequence[K], ids: Sequence[bytes], data: Sequence[bytes]
-    ) -> tuple[dict[K, V], int]:
-        """The same where some do not fit: these are told of."""
-        found: dict[K, V] = {}
-        hits = 0
-        for key, each, value in zip(keys, ids, data, strict=True):
-            try:
-                (found[key],) = self._opened(tag, [each], [value])
-                hits += 1
-            except Exception as error:  # noqa: BLE001 - the same
-                name = (self._start(tag) + each).decode(errors="replace")
-                self._link.found_poison(name, str(error) or type(error).__name__)
-        return found, hits
-
-    def _opened(self, tag: Tag, ids: Sequence[bytes], data: Sequence[bytes]) -> list[V]:
-        """The values of what was found.
-
-        Raises:
-            Exception: One of them is damaged, or was not written by us under this name.
-        """
         # Mostly all are equal to some that were checked and read: then a hundred of them are done
         # in 35 us, in a loop of Python's in 90 (and a MGET of them takes 250 by hiredis).
-        bodies = list(map(bytes.removeprefix, data, ids))
-        met = self._met_under(tag)
+        bodies = list(map(bytes.removeprefix, values, ids))
+        met = self._met_under(line, tag)
         try:
-            return list(map(met.__getitem__, bodies))
+            return dict(zip(keys, map(met.now.__getitem__, bodies), strict=True)), len(values)
         except KeyError:
-            self._meet(tag, set(bodies).difference(met), met)
-        return list(map(met.__getitem__, bodies))
+            return self._read_each(line, tag, zip(keys, ids, bodies, strict=True), met)
 
-    def _meet(self, tag: Tag, bodies: Iterable[bytes], met: dict[bytes, V]) -> None:
-        """Check and read what was not met before."""
-        seed, decode = _seed(self._start(tag)), self._codec.decode
-        for body in bodies:
-            if crc32(body, seed) != _RESIDUE:
-                raise ValueError("id, version or checksum do not fit")
-            met[body] = decode(body[:-_CHECK], tag)
+    def _read_each(
+        self, line: Line, tag: Tag, found: Iterable[tuple[K, bytes, bytes]], met: _Met[V]
+    ) -> tuple[dict[K, V], int]:
+        """The same where some were not met, are of earlier contents, or do not fit at all."""
+        values: dict[K, V] = {}
+        hits = 0
+        start = self._start(line)
+        seed, decode, marks = _seed(start), self._codec.decode, met.marks
+        for key, each, body in found:
+            changed = marks.get(body[-_TAIL:-_CHECK])
+            of_now = changed is not None and key not in changed
+            known = met.before if changed else met.now
+            try:
+                if not of_now:
+                    _check(body, seed)  # if it fits, it is of a content that is over: no more
+                    continue
+                value = known.get(body, MISSING)
+                if value is MISSING:
+                    _check(body, seed)
+                    value = known[body] = decode(body[:-_TAIL], tag)
+            except Exception as error:  # noqa: BLE001 - whatever it holds, it is a miss
+                name = (start + each).decode(errors="replace")
+                self._link.found_poison(name, str(error) or type(error).__name__)
+                continue
+            values[key] = value
+            hits += 1
+        return values, hits
 
-    def _met_under(self, tag: Tag) -> dict[bytes, V]:
-        """Values of this content that were checked, by their bytes."""
-        met = self._met.get(tag) if self._alike else {}
-        if met is None or len(met) > _ALIKE:
-            if len(self._met) >= _CONTENTS:
-                self._met = {}  # most of them are over
-            met = self._met[tag] = {}
+    def _met_under(self, line: Line, tag: Tag) -> _Met[V]:
+        """Values for this content that were checked, by their bytes."""
+        met = self._met.get(tag) if self._alike else None
+        if met is None or len(met.now) + len(met.before) > _ALIKE:
+            met = _met(line, tag)
+            if self._alike:
+                if len(self._met) >= _CONTENTS:
+                    self._met = {}  # most of them are over
+                self._met[tag] = met
         return met
 
-    def put_many(self, values: Mapping[K, V], tag: Tag) -> None:
-        """Keep values under the tag that they were read with, whatever the current one is."""
-        start = self._start(tag)
+    def keep(self, line: Line, values: Mapping[K, V]) -> None:
+        """Keep values that were read under this content's tag, whatever the current one is."""
+        if line.tag is None:
+            return
+        start, mark = self._start(line), _mark(line.tag)
         seed, written = _seed(start), []
         for key, each in zip(*_ids(list(values)), strict=True):
             body = self._codec.encode(values[key])
             if body is not None:
+                body += mark
                 check = crc32(body, seed).to_bytes(_CHECK, "little")
                 written.append((start + each, each + body + check))
         if written:
@@ -290,10 +312,10 @@ class RedisTier(Generic[K, V]):
         return True
 
     def discard(self, keys: Sequence[K]) -> None:
-        """Forget some keys of the current tag."""
-        tag = self._tag
-        if tag is not None and (ids := _ids(keys)[1]):
-            start = self._start(tag)
+        """Forget some keys of the current line."""
+        line = self._line
+        if line.tag is not None and (ids := _ids(keys)[1]):
+            start = self._start(line)
             self._link.try_to(lambda client: client.delete(*[start + each for each in ids]))
 
     def stats(self) -> TierStats:
@@ -305,6 +327,31 @@ class RedisTier(Generic[K, V]):
             errors=breaker.errors + self._link.poisoned,
             degraded_since=breaker.degraded_since,
         )
+
+
+class _Met(NamedTuple, Generic[V]):
+    """Values that were checked and read once, for one content.
+
+    Attributes:
+        marks: Of the contents whose values are as good, each with the keys that have changed since:
+            none of the content's own.
+        now: By their bytes, those of the content itself: any key's answers.
+        before: Those of earlier ones: answers of keys that have not changed.
+    """
+
+    marks: dict[bytes, frozenset[Any]]
+    now: dict[bytes, V]
+    before: dict[bytes, V]
+
+
+def _met(line: Line, tag: Tag) -> _Met[V]:
+    marks = {_mark(earlier): keys for earlier, keys in line.earlier.items()}
+    return _Met({**marks, _mark(tag): frozenset()}, {}, {})
+
+
+def _mark(tag: Tag) -> bytes:
+    """As it stands in a value."""
+    return (tag.refresh_no % 2**32).to_bytes(4, "little") + tag.content_token.bytes
 
 
 def _ids(keys: Sequence[K]) -> tuple[Sequence[K], list[bytes]]:
@@ -320,3 +367,9 @@ def _ids(keys: Sequence[K]) -> tuple[Sequence[K], list[bytes]]:
 def _seed(start: bytes) -> int:
     """With what the checksum of a value begins whose name starts so."""
     return crc32(start, _VERSION)
+
+
+def _check(body: bytes, seed: int) -> None:
+    """Raises ValueError: It is damaged, or was not written by us under this name."""
+    if crc32(body, seed) != _RESIDUE:
+        raise ValueError("id, version or checksum do not fit")

@@ -62,12 +62,12 @@ class Change(NamedTuple):
     """One refresh that changed few rows.
 
     Attributes:
-        before, after: The tokens of the contents before and after it.
+        before, after: The tags of the contents before and after it.
         keys: Of the rows in which they differ: those that came, went, or were changed.
     """
 
-    before: UUID
-    after: UUID
+    before: Tag
+    after: Tag
     keys: frozenset[Any]
 
 
@@ -77,17 +77,17 @@ class Line(NamedTuple):
     Attributes:
         tag: None: nobody can tell which content it is.
         epoch: The token of the content with which the line began: all contents of a line have it.
-        earlier: By the token of an earlier content, the keys of the rows that differ from it now;
-            of as many of them as are known.
+        earlier: By the tag of an earlier content, the keys of the rows that differ from it now; of
+            as many of them as are known.
     """
 
     tag: Tag | None
     epoch: UUID | None
-    earlier: Mapping[UUID, frozenset[Any]]
+    earlier: Mapping[Tag, frozenset[Any]]
 
     def changed_since(self, tag: Tag | None) -> frozenset[Any] | None:
         """The keys of the rows that differ from an earlier content; None: any may."""
-        return None if tag is None else self.earlier.get(tag.content_token)
+        return None if tag is None else self.earlier.get(tag)
 
 
 def line_of(tag: Tag | None, epoch: UUID | None = None, changes: Iterable[Change] = ()) -> Line:
@@ -100,13 +100,13 @@ def line_of(tag: Tag | None, epoch: UUID | None = None, changes: Iterable[Change
     """
     if tag is None:
         return NO_LINE
-    token, keys = tag.content_token, frozenset[Any]()
-    earlier: dict[UUID, frozenset[Any]] = {}
+    content, keys = tag, frozenset[Any]()
+    earlier: dict[Tag, frozenset[Any]] = {}
     for change in changes:
-        if change.after != token:
+        if change.after != content:
             break
-        token, keys = change.before, keys | change.keys
-        earlier[token] = keys
+        content, keys = change.before, keys | change.keys
+        earlier[content] = keys
     return Line(tag, epoch or tag.content_token, earlier)
 
 

@@ -134,17 +134,19 @@ class TieredCache(Generic[K, V]):
         return self._fetch([key]).values.get(key, MISSING)
 
     def _fetch(self, keys: Sequence[K]) -> Loaded[K, V]:
-        tag = self.content.tag
-        if self.shared is None or tag is None:
+        line = self.content.line
+        if self.shared is None or line.tag is None:
             return self._fetch_below(keys)
-        found = self.shared.under(tag, keys)
-        self.memory.put_many(found, tag)
+        found = self.shared.under(line, keys)
+        self.memory.put_many(found, line.tag)
         rest = [key for key in keys if key not in found] if len(found) < len(keys) else []
         if not rest:
-            return Loaded(found, tag)
+            return Loaded(found, line.tag)
         loaded = self._fetch_below(rest)
-        if loaded.tag is not None:
-            self.shared.put_many(loaded.values, loaded.tag)
+        line = self.content.line
+        if loaded.tag is not None and loaded.tag == line.tag:
+            passing = loaded.passing  # the others cannot know when that is over
+            self.shared.keep(line, {k: v for k, v in loaded.values.items() if k not in passing})
         return Loaded(found | dict(loaded.values), loaded.tag)
 
     def _fetch_below(self, keys: Sequence[K]) -> Loaded[K, V]:

@@ -281,11 +281,11 @@ class OptimizedHierarchyResolver:
         record = self._tiers.memory.entries.get(entity_id)
         if record is not None:
             return Answer(record.value, "l1", tag, age)
-        tag = self._tiers.tree.tag
-        if self._tiers.shared is not None and tag is not None:
-            found = self._tiers.shared.ancestors.under(tag, [entity_id])
+        line = self._tiers.tree.line
+        if self._tiers.shared is not None:
+            found = self._tiers.shared.ancestors.under(line, [entity_id])
             if entity_id in found:
-                return Answer(found[entity_id], "l2", tag, age)
+                return Answer(found[entity_id], "l2", line.tag, age)
         loaded = self._tiers.reader.ancestors([entity_id])
         if entity_id in loaded.values:
             return Answer(loaded.values[entity_id], "l4", loaded.tag, _age(loaded.as_of))

@@ -101,4 +101,6 @@ def _changes(document: str | bytes, key: str) -> Iterator[Change]:
             return
         of = _OF_TEXT.get(link["type"])
         keys = link["keys"] if of is None else map(of, link["keys"])
-        yield Change(UUID(link["p"]), UUID(link["t"]), frozenset(keys))
+        number = link["n"]
+        before, after = Tag(number - 1, UUID(link["p"])), Tag(number, UUID(link["t"]))
+        yield Change(before, after, frozenset(keys))
