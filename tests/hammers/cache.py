@@ -1,9 +1,11 @@
 """Readers of one cache, while all that can happen to it happens: no answer is from before its call.
 
-The **database** is a number that every refresh raises; the value of a key is (key, number), so that
-each value tells under which tag it was read. The **oracle**: when a call begins, a refresh of our
-own whose `look` has ended is known; the answer is of that content or of a newer one that
-the database has had by the end of the call, and what is held under a tag is of that tag.
+The **database** is a number that every refresh raises; the value of a key is (key, number) by the
+refresh that changed it last. One refresh in seven changes all of them, the others a few, and say
+which; some keys are not of the content (`passing`), and no refresh names them. The **oracle**: when
+a call begins, a refresh of our own whose `look` has ended is known; the answer is of that content
+or of a newer one that the database has had by the end of the call, and what is held under a tag is
+of that tag.
 
     python -m tests.hammers --only cache [--seconds 30]
 """
@@ -20,7 +22,7 @@ from uuid import UUID
 
 from mvrefresh.cache.content import Content
 from mvrefresh.cache.memory import _SLACK, MemoryTier
-from mvrefresh.cache.tier import MISSING, Line, Loaded, Missing, Tag, line_of
+from mvrefresh.cache.tier import MISSING, Change, Line, Loaded, Missing, Tag, line_of
 from mvrefresh.cache.tiered import TieredCache
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ READERS = 16
 KEYS = 400
 ABSENT = 20
 """So many of the keys do not exist in contents with an even number."""
+PASSING = KEYS - 20
+"""The keys from here on are not of the content: they have another value in each."""
 CAPACITY = 60
 TTL = 0.02
 NEGATIVE_TTL = 0.05
@@ -54,7 +58,7 @@ class Base:
 
     def tag(self, number: int) -> Tag | None:
         """Now and then nobody can tell the tag."""
-        return None if number % 50 == 0 else Tag(number, UUID(int=number))
+        return None if number % 50 == 0 else tag_of(number)
 
     def load(self, keys: Sequence[int]) -> Loaded[int, Value]:
         with self._lock:
@@ -67,11 +71,36 @@ class Base:
             sleep(0.001 * self._random.random())
         if failing:
             raise Away
-        values = {key: (key, number) for key in keys if exists(key, number)}
-        return Loaded(values, self.tag(number))
+        values = {key: (key, version(key, number)) for key in keys if exists(key, number)}
+        passing = {key for key in values if key >= PASSING}
+        return Loaded(values, self.tag(number), passing=passing)
 
-    def current(self, _known: Tag | None) -> tuple[Line, None]:
-        return line_of(self.tag(self.number)), None
+    def current(self, known: Tag | None) -> tuple[Line, None]:
+        number = self.number
+        tag, changes = self.tag(number), []
+        if tag != known:
+            while number % 7 and (number - 1) % 50:
+                changes.append(Change(tag_of(number - 1), tag_of(number), CHANGED[number % 7]))
+                number -= 1
+        return line_of(tag, None, changes), None
+
+
+def tag_of(number: int) -> Tag:
+    return Tag(number, UUID(int=number))
+
+
+CHANGED = {
+    n: frozenset(key for key in range(PASSING) if key < ABSENT or (7 * key + n) % 11 == 0)
+    for n in range(1, 7)
+}
+"""What a refresh changes that does not change all, by its number modulo 7."""
+
+
+def version(key: int, number: int) -> int:
+    """The refresh that changed it last, of the content of this number."""
+    while key < PASSING and number > 1 and number % 7 and key not in CHANGED[number % 7]:
+        number -= 1
+    return number
 
 
 def exists(key: int, number: int) -> bool:
@@ -130,10 +159,11 @@ class Hammer:
         found, number = answer
         if found != key:
             return f"the value of key {found} for key {key}"
-        if not since <= number <= now:
+        # Backwards: mostly it is of the present.
+        if not any(
+            exists(key, each) and version(key, each) == number for each in range(now, since - 1, -1)
+        ):
             return f"key {key}: a value of {number}, while {since} to {now} were current"
-        if not exists(key, number):
-            return f"key {key} does not exist in {number}"
         return None
 
     def inline(self, key: int) -> Answer:
@@ -224,7 +254,7 @@ class Hammer:
         wrong = [
             f"{record.value} is held as {key} under {tag}"
             for key, record in entries.items()
-            if tag is None or record.value != (key, tag.refresh_no)
+            if tag is None or record.value != (key, version(key, tag.refresh_no))
         ]
         if len(entries) > CAPACITY:
             wrong.append(f"{len(entries)} entries")
