@@ -25,6 +25,7 @@ from rich.table import Table
 from tests.servers import PostgresServer, postgres_bin_dir
 
 from bench import (
+    coherence,
     cold,
     hierarchy_build,
     hit_ratio,
@@ -51,6 +52,7 @@ PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "cold": cold.run,
     "resident": resident.run,
     "shared": shared.run,
+    "coherence": coherence.run,
     "imports": imports.run,
     "hit_ratio": hit_ratio.run,
 }

@@ -69,7 +69,7 @@ def watched(connection: Connection) -> bool:
     return True
 
 
-def fresh(dsn: str, stack: ExitStack) -> tuple[str, Connection]:
+def fresh(dsn: str, stack: ExitStack, name: str = "bench_service") -> tuple[str, Connection]:
     """An empty database on a server that counts statements: on this one, or on one of our own."""
     connection = stack.enter_context(closing(psycopg.connect(dsn, autocommit=True)))
     if not watched(connection):
@@ -78,7 +78,6 @@ def fresh(dsn: str, stack: ExitStack) -> tuple[str, Connection]:
         dsn = server.dsn()
         connection = stack.enter_context(closing(psycopg.connect(dsn, autocommit=True)))
         watched(connection)
-    name = "bench_service"
     connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     connection.execute(f"CREATE DATABASE {name}")
     stack.callback(connection.execute, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
