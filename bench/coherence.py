@@ -73,6 +73,10 @@ class Seen:
             self.at.setdefault(tag.refresh_no, monotonic())
             self.changed.set()
 
+    def advance(self, before: Tag, tag: Tag, keys: object) -> None:  # noqa: ARG002 - a follower
+        """The same where few rows have changed."""
+        self.retag(tag)
+
     def after_fork(self) -> None:
         """Nobody forks here."""
 

@@ -86,3 +86,20 @@ def test_under_a_tiered_cache(tier):
 def test_what_is_no_cache_is_refused():
     with pytest.raises(ConfigurationError, match="dict"):
         ChosenTier(dict)
+
+
+@pytest.mark.parametrize("way", ["retag", "advance", "park"])
+def test_where_no_other_can_be_made_the_one_that_is_there_is_cleared(tier, way, caplog):
+    tier.put_many({"a": 1}, TAG)
+    other = Tag(8, UUID(int=8))
+    tier._make = lambda: 1 / 0
+    if way == "advance":
+        tier.advance(other, Tag(9, UUID(int=9)), [])
+    else:
+        tier.retag(other, park=way == "park")
+    assert tier.get("a") is MISSING
+    assert "cache= failed" in caplog.text
+    tier.retag(TAG)
+    assert tier.get("a") is MISSING
+    tier.put_many({"a": 2}, TAG)
+    assert tier.get("a") == 2

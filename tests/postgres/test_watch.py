@@ -198,3 +198,25 @@ def test_round_a_pooler_it_listens(pooled, dsn, conn, view):
         with watching(database, view, heard) as watch:
             heard.next()
             assert watch.state == "listening"
+
+
+def test_whatever_is_raised_it_goes_on(dsn, view, caplog):
+    """As by a follower of a host's: the thread does not end by it."""
+
+    class Raises(Heard):
+        raised = False
+
+        def retag(self, tag, *, park=False):
+            if tag is not None and not self.raised:
+                self.raised = True
+                raise ZeroDivisionError
+            super().retag(tag, park=park)
+
+    raises, heard = Raises(), Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, raises):
+            with watching(database, view, heard):
+                assert heard.next()[1].refresh_no == 1
+    assert raises.raised
+    assert "cannot be watched" in caplog.text

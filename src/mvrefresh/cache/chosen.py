@@ -6,6 +6,7 @@ that a hit needs the lock that our own map does without: `bench/lookups.py` says
 
 from __future__ import annotations
 
+import logging
 from threading import Lock
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import cachetools
+
+log = logging.getLogger("mvrefresh")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -90,6 +93,17 @@ class ChosenTier(Generic[K, V]):
             )
         return cache
 
+    def _another(self) -> cachetools.Cache[K, Record[V]]:
+        """An empty one; the one that is there, to be cleared, if the host's code fails.
+
+        Called without the lock: that code may do anything, and take its time.
+        """
+        try:
+            return self._made()
+        except Exception:
+            log.exception("cache= failed: the cache that is there is cleared instead")
+            return self._cache
+
     def _hold(self, cache: cachetools.Cache[K, Record[V]], passing: set[K]) -> None:
         self._cache, self._passing = cache, passing
         self.entries = Entries(cache, self._lock)
@@ -145,12 +159,15 @@ class ChosenTier(Generic[K, V]):
 
     def retag(self, tag: Tag | None, *, park: bool = False) -> None:
         """Make `tag` the current one; see `MemoryTier.retag`."""
-        empty = self._made()  # the host's code: not under the lock
+        empty = self._another()
         with self._lock:
             if tag == self._tag:
                 return
             parked, held = self._parked, self._cache
-            if park and self._tag is not None:
+            if empty is held:
+                held.clear()
+                self._parked = None
+            elif park and self._tag is not None:
                 self._parked = (self._tag, held, self._passing)
             else:
                 self._parked = None
@@ -163,7 +180,7 @@ class ChosenTier(Generic[K, V]):
 
     def advance(self, before: Tag, tag: Tag, keys: Collection[K]) -> None:
         """Make `tag` the current one, and hold on to the rest; see `MemoryTier.advance`."""
-        empty = self._made()
+        empty = self._another()
         with self._lock:
             parked, held = self._parked, self._cache
             if before == self._tag:
@@ -172,6 +189,8 @@ class ChosenTier(Generic[K, V]):
                 _, cache, passing = parked
             else:
                 cache, passing = empty, set()
+                if cache is held:
+                    cache.clear()
             for key in (*keys, *passing):
                 cache.pop(key, None)
             self._parked = None

@@ -150,14 +150,19 @@ class TagWatch:
                 try:
                     with self._database.listening() as connection:
                         _Visit(self, connection, selector, ours).stay()
-                except (MvrefreshError, psycopg.Error, OSError) as error:
+                except Stopped:
+                    continue
+                except Exception as error:  # whatever it is, it goes on trying
                     said = said and self.asked == asked
                     if not said:  # once an outage
                         why = message_of(error)
-                        log.warning("the tags of the views cannot be watched: %s", why)
+                        foreseen = isinstance(error, MvrefreshError | psycopg.Error | OSError)
+                        log.warning(
+                            "the tags of the views cannot be watched: %s",
+                            why,
+                            exc_info=not foreseen,
+                        )
                         said = True
-                except Stopped:
-                    continue
                 self.state = "connecting"
                 pause = _FIRST_PAUSE if self.asked > asked else min(2 * pause, _LONGEST_PAUSE)
                 selector.select(pause)
