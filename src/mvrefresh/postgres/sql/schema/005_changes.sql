@@ -47,7 +47,9 @@ $function$;
 -- What the last refresh has changed, as `keys` of a link; null if nobody can tell, or it is much.
 CREATE FUNCTION {schema}.keys_changed(
     p_view oid, p_xid xid, p_inserted bigint, p_deleted bigint
-) RETURNS jsonb LANGUAGE plpgsql AS $function$
+) RETURNS jsonb LANGUAGE plpgsql
+SET mvrefresh.xid TO ''  -- in here alone: the transaction may be the caller's
+AS $function$
 DECLARE
     v_gone    refcursor := 'mvrefresh_gone';
     v_deleted jsonb;
