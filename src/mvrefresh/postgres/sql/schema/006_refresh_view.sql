@@ -325,7 +325,9 @@ BEGIN
               FROM {schema}.finish_refresh(
                        v_view, view_name, v_look.started, content_as_of, v_snapshot, v_look.known,
                        v_look.inserted, v_look.deleted, strategy, reason, p_trigger, run_id,
-                       pg_catalog.host(pg_catalog.inet_client_addr()), 'best_effort', true) f;
+                       pg_catalog.host(pg_catalog.inet_client_addr()), 'best_effort',
+                       -- A full queue fails the caller's COMMIT. Polls carry the news as well.
+                       pg_catalog.pg_notification_queue_usage() < 0.9) f;
             IF strategy = 'concurrent' THEN
                 CLOSE v_gone;
             END IF;
@@ -381,10 +383,11 @@ BEGIN
                 'A refresh needs room for a second copy of the view, and CONCURRENTLY for a third.'
             ELSE 'Run the view''s query by hand (pg_get_viewdef shows it) and mend it or its data.'
             END;
-        v_message := v_message || CASE WHEN v_state = 'MV003' THEN '' ELSE ' [' || v_state || ']' END;
+        v_message := pg_catalog.rtrim(v_message, '.')
+            || CASE WHEN v_state = 'MV003' THEN '' ELSE ' [' || v_state || ']' END;
     END IF;
     error_message := pg_catalog.format('%s: %s. %s', view_name,
-        pg_catalog.rtrim(pg_catalog.replace(v_message, E'\n', ' '), ' .?'), v_fix);
+        pg_catalog.replace(v_message, E'\n', ' '), v_fix);
     record_id := {schema}.record_unrefreshed(
         view_name, status, strategy, reason, duration_ms, error_message, p_trigger, run_id);
 END
