@@ -36,9 +36,9 @@ BEGIN
     IF v_key IS NULL THEN
         RETURN NULL;
     END IF;
-    EXECUTE pg_catalog.format(
-        'SELECT coalesce(pg_catalog.jsonb_agg(v.%I), ''[]'') FROM %s v WHERE v.%s = $1',
-        v_key, p_view::regclass, CASE WHEN p_deleted THEN 'xmax' ELSE 'xmin' END)
+    EXECUTE 'SELECT coalesce(pg_catalog.jsonb_agg(v.' || pg_catalog.quote_ident(v_key) || '), ''[]'')'
+        ' FROM ' || p_view::regclass || ' v WHERE v.'
+        || CASE WHEN p_deleted THEN 'xmax' ELSE 'xmin' END || ' = $1'
     INTO v_keys USING pg_catalog.current_setting('mvrefresh.xid')::xid;
     RETURN v_keys;
 END

@@ -88,8 +88,7 @@ BEGIN
     LOOP
         IF v_index.obstacle IS NULL THEN
             strategy := 'concurrent';
-            reason := pg_catalog.format(
-                'populated, with unique index %s (%s)', v_index.name, v_index.columns);
+            reason := 'populated, with unique index ' || v_index.name || ' (' || v_index.columns || ')';
             RETURN;
         END IF;
         v_misses := pg_catalog.concat_ws(
@@ -120,7 +119,8 @@ DECLARE
     v_newer   boolean := pg_catalog.current_setting('server_version_num')::int >= 170000;
     v_missing text;
 BEGIN
-    IF pg_catalog.current_setting('transaction_isolation') NOT LIKE 'read %' THEN
+    IF pg_catalog.current_setting('transaction_isolation')
+       NOT IN ('read committed', 'read uncommitted') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_transaction_state',
             MESSAGE = 'a refresh needs READ COMMITTED, and this transaction is '
                 || pg_catalog.upper(pg_catalog.current_setting('transaction_isolation')),
@@ -132,11 +132,11 @@ BEGIN
             HINT = CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'This is a standby: ask the primary.'
                         ELSE 'Begin it with BEGIN READ WRITE.' END;
     ELSIF p_method IS NULL OR p_method NOT IN ('auto', 'concurrent', 'regular') THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = pg_catalog.format(
-            'p_method %s is none of auto, concurrent, regular', pg_catalog.quote_nullable(p_method));
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'p_method '
+            || pg_catalog.quote_nullable(p_method) || ' is none of auto, concurrent, regular';
     ELSIF p_fallback IS NULL OR p_fallback NOT IN ('regular', 'never') THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = pg_catalog.format(
-            'p_fallback %s is none of regular, never', pg_catalog.quote_nullable(p_fallback));
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'p_fallback '
+            || pg_catalog.quote_nullable(p_fallback) || ' is none of regular, never';
     ELSIF p_lock_timeout IS NULL OR least(p_lock_timeout, p_wait_timeout) < '1 ms'::interval THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'p_lock_timeout or p_wait_timeout is less than a millisecond',
@@ -168,11 +168,11 @@ BEGIN
      WHERE NOT pg_catalog.has_table_privilege(needed.relation, needed.privilege);
     IF v_missing IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-            MESSAGE = pg_catalog.format('role %s may not write what a refresh records', current_user),
+            MESSAGE = 'role ' || current_user || ' may not write what a refresh records',
             DETAIL = 'It lacks ' || v_missing || '.', HINT = 'GRANT it.';
     ELSIF NOT (v_view.permitted AND v_view.reachable) THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-            MESSAGE = pg_catalog.format('role %s may not refresh %s', current_user, v_label),
+            MESSAGE = 'role ' || current_user || ' may not refresh ' || v_label,
             HINT = 'REFRESH needs USAGE on the schema, and the view''s owner or a member of that role;'
                 ' from PostgreSQL 17 GRANT MAINTAIN ON the view is enough.';
     END IF;
@@ -198,7 +198,7 @@ BEGIN
     RETURNING m.id INTO v_id;
     RETURN v_id;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'mvrefresh: the record of % is lost: %', p_label, SQLERRM;
+    RAISE WARNING USING MESSAGE = 'mvrefresh: the record of ' || p_label || ' is lost: ' || SQLERRM;
     RETURN NULL;
 END
 $function$;
@@ -286,10 +286,10 @@ BEGIN
                 content_as_of := v_look.started;
                 -- A snapshot shows its own transaction, which may go on and write what this content
                 -- does not hold: here it counts as one in progress.
-                v_snapshot := pg_catalog.format('%s:%s:%s',
+                v_snapshot := pg_catalog.concat_ws(':',
                     pg_catalog.pg_snapshot_xmin(v_look.snapshot),
                     pg_catalog.pg_snapshot_xmax(v_look.snapshot),
-                    (SELECT pg_catalog.string_agg(x.xid::text, ',' ORDER BY x.xid)
+                    (SELECT coalesce(pg_catalog.string_agg(x.xid::text, ',' ORDER BY x.xid), '')
                        FROM (SELECT pg_catalog.pg_snapshot_xip(v_look.snapshot)
                               UNION
                              SELECT v_look.own
@@ -316,8 +316,9 @@ BEGIN
             ELSIF strategy = 'concurrent' THEN  -- so that finish_refresh can name what it deletes
                 OPEN v_gone NO SCROLL FOR SELECT {schema}.keys_touched(v_view, true);
             END IF;
-            EXECUTE pg_catalog.format('REFRESH MATERIALIZED VIEW %s %I.%I',
-                CASE strategy WHEN 'concurrent' THEN 'CONCURRENTLY' END, v_look.schema, v_look.name);
+            EXECUTE 'REFRESH MATERIALIZED VIEW '
+                || CASE strategy WHEN 'concurrent' THEN 'CONCURRENTLY ' ELSE '' END
+                || pg_catalog.quote_ident(v_look.schema) || '.' || pg_catalog.quote_ident(v_look.name);
             SELECT f.refresh_no, f.content_token, f.content_changed, f.rows_inserted,
                    f.rows_deleted, f.duration_ms, f.record_id, f.record_error
               INTO refresh_no, content_token, content_changed, rows_inserted,
@@ -333,7 +334,8 @@ BEGIN
             END IF;
             status := 'succeeded';
             IF v_lost IS NOT NULL THEN
-                RAISE WARNING 'mvrefresh: the record of % is lost: %', view_name, v_lost;
+                RAISE WARNING USING MESSAGE =
+                    'mvrefresh: the record of ' || view_name || ' is lost: ' || v_lost;
             END IF;
             RETURN;
         EXCEPTION WHEN OTHERS THEN
@@ -386,8 +388,7 @@ BEGIN
         v_message := pg_catalog.rtrim(v_message, '.')
             || CASE WHEN v_state = 'MV003' THEN '' ELSE ' [' || v_state || ']' END;
     END IF;
-    error_message := pg_catalog.format('%s: %s. %s', view_name,
-        pg_catalog.replace(v_message, E'\n', ' '), v_fix);
+    error_message := view_name || ': ' || pg_catalog.replace(v_message, E'\n', ' ') || '. ' || v_fix;
     record_id := {schema}.record_unrefreshed(
         view_name, status, strategy, reason, duration_ms, error_message, p_trigger, run_id);
 END
@@ -437,8 +438,8 @@ BEGIN
         v_broken := (SELECT pg_catalog.string_agg({schema}.label_of(r.view), ', ' ORDER BY r.view)
                        FROM {schema}.views_read(v_view) r (view) WHERE r.view = ANY (v_missed));
         IF v_broken IS NOT NULL THEN
-            v_error := pg_catalog.format('%s: %s was not refreshed. '
-                'Mend the view it reads; this one was left alone.', v_label, v_broken);
+            v_error := v_label || ': ' || v_broken
+                || ' was not refreshed. Mend the view it reads; this one was left alone.';
             PERFORM {schema}.record_unrefreshed(
                 v_label, 'skipped_upstream', NULL, m.reason, 0, v_error, p_trigger, v_run)
                FROM {schema}.method_of(v_view, p_method, p_fallback) m;
@@ -456,8 +457,8 @@ BEGIN
     END LOOP;
     IF v_missed <> '{{}}' THEN
         RAISE EXCEPTION USING
-            MESSAGE = pg_catalog.format('%s of %s views were not refreshed',
-                pg_catalog.cardinality(v_missed), pg_catalog.cardinality(v_views)),
+            MESSAGE = pg_catalog.cardinality(v_missed) || ' of '
+                || pg_catalog.cardinality(v_views) || ' views were not refreshed',
             DETAIL = pg_catalog.array_to_string(v_errors, E'\n');
     END IF;
 END
