@@ -99,21 +99,30 @@ def test_alembic_upgrades_in_place(alembic: Call, conn, dsn: str):
             "INSERT INTO mvrefresh.refresh_metrics (view_name, refresh_duration_ms) VALUES ('x', 1)"
         )
         alembic("upgrade", "0002")
+        with pytest.raises(SchemaOutdated):
+            refresh(db)
+        alembic("upgrade", "head")
         assert refresh(db).results == {"one": True}
     count = "SELECT count(*) FROM mvrefresh.refresh_metrics"
     assert conn.execute(count).fetchone() == (2,)
     alembic("downgrade", "0001")
     assert conn.execute("SELECT to_regclass('mvrefresh.schedule')").fetchone() == (None,)
+    functions = "SELECT proname FROM pg_proc WHERE pronamespace = 'mvrefresh'::regnamespace"
+    assert conn.execute(functions).fetchall() == [("finish_refresh",)]
     alembic("upgrade", "head")
     with Database(dsn) as db:
         assert refresh(db).results == {"one": True}
     assert conn.execute(count).fetchone() == (3,)
 
 
-def test_alembic_writes_the_same_as_sql(alembic: Call, conn, dsn: str):
+def test_alembic_writes_the_same_as_sql(alembic: Call, conn, dsn: str, new_dsn):
     conn.execute(alembic("upgrade", "head", "--sql").encode())
-    with Database(dsn) as db, db.dedicated() as connection:
-        db.schema.check(connection)
+    sources = "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'mvrefresh'::regnamespace"
+    with Database(dsn) as db, Database(new_dsn()) as other:
+        with db.dedicated() as connection, other.dedicated() as applied:
+            db.schema.check(connection)
+            other.schema.apply(applied)
+            assert sorted(connection.execute(sources)) == sorted(applied.execute(sources))
 
 
 def test_alembic_shares_its_transaction(alembic: Call, conn):

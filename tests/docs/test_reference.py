@@ -158,8 +158,30 @@ def test_every_table_is_documented(conn):
         UNION ALL
         SELECT nspname || '.' || proname FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
          WHERE nspname = 'mvrefresh'"""
-    for (name,) in conn.execute(relations):
-        assert name in headings or name.removeprefix("mvrefresh.") in headings
+    parts = {row[0] for row in documents.table(REFERENCE / "tables.md", "The other functions")}
+    found = {name for (name,) in conn.execute(relations)}
+    assert parts <= found
+    for name in found:
+        assert {name, name.removeprefix("mvrefresh.")} & (headings | parts), name
+
+
+def test_the_function_for_refreshes_from_sql_is_as_documented(conn):
+    """Its arguments with their defaults, and the columns of its row."""
+    Schema().apply(conn)
+    (arguments, result) = conn.execute(
+        "SELECT pg_get_function_arguments(oid), pg_get_function_result(oid) FROM pg_proc"
+        " WHERE proname = 'refresh_view'"
+    ).fetchone()
+    taken, given = documents.tables(REFERENCE / "tables.md", "mvrefresh.refresh_view")
+    described = [
+        f"{name} {kind} DEFAULT {default}::{kind}".replace("NULL::text", "NULL")
+        if default
+        else f"{name} {kind}"
+        for name, kind, default, _ in taken[1:]
+    ]
+    described += [f"OUT {name} {kind}" for name, kind, _ in given[1:]]
+    assert ", ".join(described) == arguments
+    assert result == "record"
 
 
 def test_record_and_table_have_the_same_fields():

@@ -257,6 +257,25 @@ class TestFreshness:
         )
         assert [n.name for n in resolver.ancestors(3)] == ["A", "again"]
 
+    def test_a_refresh_from_sql_is_heard_of(self, resolver, conn):
+        resolver.ancestors(3)
+        changes = Changes(resolver._tiers.tree)
+        conn.execute("UPDATE entities SET name = 'renamed' WHERE id = 2")
+        conn.execute("CALL mvrefresh.refresh_views()")
+        changes.wait()
+        assert [n.name for n in resolver.ancestors(3)] == ["A", "renamed"]
+
+    def test_after_a_view_is_written_anew_nothing_is_kept_until_the_next_refresh(
+        self, bounded, conn
+    ):
+        changes = Changes(bounded._tiers.tree)
+        conn.execute("VACUUM FULL mv_entity_ancestors")
+        assert changes.wait() is None
+        for tier in ("l4", "l1"):
+            bounded.ancestors(3)
+            assert bounded.look_up(3).tier == tier
+            bounded.refresh_all_materialized_views()
+
     def test_a_new_entity_is_found_in_the_table(self, resolver, conn):
         with pytest.raises(errors.UnknownEntity):
             resolver.ancestors(30)

@@ -50,6 +50,11 @@ def test_the_script_does_what_apply_does(conn, new_dsn, name):
         assert objects(other, name) == objects(conn, name)
 
 
+def test_its_text_survives_a_driver_that_has_parameters():
+    """Alembic writes a per cent sign twice where it only writes (`--sql`), also in a literal."""
+    assert not [number for number, text in Schema._steps() if "%" in text]
+
+
 def test_an_older_version_is_named_and_upgraded_in_place(conn):
     schema = Schema()
     head, first, *_ = schema.statements()

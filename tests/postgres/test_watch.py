@@ -90,14 +90,46 @@ def test_it_tells_what_is_current_and_what_comes_to_be(dsn, conn, view):
     assert first.content_token == tag.content_token
 
 
-def test_what_nobody_notifies_of_is_found_by_asking(dsn, conn, view):
+@pytest.mark.parametrize(
+    "how",
+    [
+        "REFRESH MATERIALIZED VIEW v",
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY v",
+        "REFRESH MATERIALIZED VIEW v WITH NO DATA",
+        "ALTER MATERIALIZED VIEW v RENAME TO w",
+        "ALTER MATERIALIZED VIEW v RENAME TO w; ALTER MATERIALIZED VIEW w RENAME TO v",
+        "ALTER MATERIALIZED VIEW v SET SCHEMA elsewhere",
+        "ALTER MATERIALIZED VIEW v SET (fillfactor = 90)",
+        "GRANT SELECT ON v TO public",
+        "CLUSTER v USING v_x",
+        "VACUUM FULL v",
+    ],
+)
+def test_what_nobody_notifies_of_is_found_by_asking(dsn, conn, view, how):
+    """Whatever writes a view's content writes its row in pg_class."""
+    heard = Heard()
+    conn.execute("CREATE SCHEMA elsewhere; CREATE UNIQUE INDEX v_x ON v (x)")
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard) as watch:
+            assert heard.next()[1].refresh_no == 1
+            asked = watch.asked
+            conn.execute(how)
+            assert heard.next() == ("told", None)
+            assert watch.asked <= asked + 2  # the next question, or the one after that
+
+
+def test_a_refresh_from_sql_is_heard_of_at_once(dsn, conn, view):
     heard = Heard()
     with Database(dsn) as database:
         mvrefresh.refresh_materialized_view(database, view)
         with watching(database, view, heard):
-            assert heard.next()[1].refresh_no == 1
-            conn.execute("REFRESH MATERIALIZED VIEW v")
-            assert heard.next() == ("told", None)
+            heard.next()
+            conn.execute("INSERT INTO t VALUES (1)")
+            (token,) = conn.execute(
+                "SELECT content_token FROM mvrefresh.refresh_view('v')"
+            ).fetchone()
+            assert heard.next() == ("told", (2, token))
 
 
 def test_a_view_that_is_dropped_and_made_again(dsn, conn, view):

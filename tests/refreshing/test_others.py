@@ -44,6 +44,33 @@ class TestRefreshedBySomebodyElse:
         conn.execute("VACUUM FREEZE mvrefresh.state")
         assert refreshed(database).content_token == first.content_token
 
+    @pytest.mark.parametrize(
+        "what",
+        [
+            "ALTER TYPE mood RENAME VALUE 'glad' TO 'merry'",
+            """ALTER MATERIALIZED VIEW felt RENAME COLUMN a TO c;
+               ALTER MATERIALIZED VIEW felt RENAME COLUMN b TO a;
+               ALTER MATERIALIZED VIEW felt RENAME COLUMN c TO b""",
+        ],
+    )
+    def test_what_no_xmin_shows(self, database, conn, what):
+        """Said in docs/explanation/what-changed.md: a regular refresh is what helps."""
+        conn.execute(
+            "CREATE TYPE mood AS ENUM ('glad', 'sad');"
+            "CREATE MATERIALIZED VIEW felt AS SELECT 'glad'::mood AS a, 'sad'::mood AS b"
+        )
+        first = refreshed(database, "felt")
+        read = "SELECT a::text, b::text FROM felt"
+        before = conn.execute(read).fetchone()
+        conn.execute(what)
+        assert conn.execute(read).fetchone() != before
+        valid = conn.execute(
+            "SELECT content_token FROM mvrefresh.state s JOIN pg_class c ON c.oid = s.view"
+            " WHERE c.relname = 'felt' AND c.xmin = s.xmin"
+        ).fetchone()
+        assert valid == (first.content_token,)
+        assert refreshed(database, "felt", method="regular").content_token != valid[0]
+
     def test_a_view_that_took_the_name_is_not_taken_for_the_planned_one(self, database, conn, dsn):
         """Blue and green are swapped while our refresh waits for the lock."""
         conn.execute(

@@ -1,4 +1,8 @@
-"""The second step of the transaction: the view and its state, now that the lock is ours."""
+"""The second step of the transaction: the view and its state, now that the lock is ours.
+
+Function `refresh_view` of the schema looks in the same way, without the library; with
+`coordination="local"` there is no such function, so the statement stands here as well.
+"""
 
 from __future__ import annotations
 

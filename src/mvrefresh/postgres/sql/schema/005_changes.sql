@@ -37,9 +37,9 @@ BEGIN
     IF v_key IS NULL THEN
         RETURN NULL;
     END IF;
-    EXECUTE pg_catalog.format(
-        'SELECT coalesce(pg_catalog.jsonb_agg(v.%I), ''[]'') FROM %s v WHERE v.%s = $1',
-        v_key, p_view::regclass, CASE WHEN p_deleted THEN 'xmax' ELSE 'xmin' END)
+    EXECUTE 'SELECT coalesce(pg_catalog.jsonb_agg(v.' || pg_catalog.quote_ident(v_key) || '), ''[]'')'
+        ' FROM ' || p_view::regclass || ' v WHERE v.'
+        || CASE WHEN p_deleted THEN 'xmax' ELSE 'xmin' END || ' = $1'
     INTO v_keys USING pg_catalog.current_setting('mvrefresh.xid')::xid;
     RETURN v_keys;
 END
@@ -48,7 +48,9 @@ $function$;
 -- What the last refresh has changed, as `keys` of a link; null if nobody can tell, or it is much.
 CREATE FUNCTION {schema}.keys_changed(
     p_view oid, p_xid xid, p_inserted bigint, p_deleted bigint
-) RETURNS jsonb LANGUAGE plpgsql AS $function$
+) RETURNS jsonb LANGUAGE plpgsql
+SET mvrefresh.xid TO ''  -- in here alone: the transaction may be the caller's
+AS $function$
 DECLARE
     v_gone    refcursor := 'mvrefresh_gone';
     v_deleted jsonb;
