@@ -123,7 +123,7 @@ def told(world, listener):
     def column(key, value):
         if key == "host" or (value is not None and key in OF_ITS_OWN):
             return "some"
-        if value is not None and key in ("content_token", "t", "p"):
+        if value is not None and key in ("content_token", "epoch", "t", "p"):
             return names.setdefault(str(value), f"token {len(names)}")
         return plain(value)
 
