@@ -166,7 +166,8 @@ class HierarchyReader:
         with unavailable_when_lost(), lend() as connection:
             cursor = connection.cursor(row_factory=tuple_row)
             if way is not None:
-                _told(cursor.execute(self._tag(0)).fetchall(), 0.0, way)  # not all for nothing
+                rows = cursor.execute(self._tag(0)).fetchall()  # or all is read for nothing
+                _told([(number, token, age) for number, token, _, age in rows], 0.0, way)
             view = definition.identifier(self._source.views[0])
             counted = cursor.execute(_HOW_MANY.format(view), (limit + 1,)).fetchone()
             if counted is None or counted[0] > limit:

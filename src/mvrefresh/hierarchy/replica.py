@@ -28,6 +28,7 @@ from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.errors import ConfigurationError, MvrefreshError
 from mvrefresh.events import TierDegraded, TierRecovered
 from mvrefresh.hierarchy.reader import OtherContent, Way
+from mvrefresh.hierarchy.residence import Load
 from mvrefresh.postgres.faults import message_of
 from mvrefresh.postgres.patient import Patience
 from mvrefresh.postgres.replica import PATIENCE
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from mvrefresh.events import Event
     from mvrefresh.hierarchy.node import Chain, HierarchyCounts
     from mvrefresh.hierarchy.reader import HierarchyReader, Lineage
-    from mvrefresh.hierarchy.residence import Load
     from mvrefresh.postgres.replica import Replica
 
 V = TypeVar("V")
@@ -203,6 +203,8 @@ class ReplicaFirst:
                 sleep(pause)
                 pause *= 2
             except (MvrefreshError, psycopg.Error) as error:
+                if not go_on():  # somebody has hung up, because nobody wants it any more
+                    return Load(None, None, None)
                 self._failed(self._tree, error)
             else:
                 if load.hierarchy is not None and load.tag == content.tag:
