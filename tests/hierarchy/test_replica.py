@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import threading
@@ -27,6 +28,7 @@ from mvrefresh import (
     Schema,
     errors,
 )
+from mvrefresh.aio import AsyncHierarchyResolver
 from mvrefresh.events import TierDegraded, TierRecovered
 from mvrefresh.hierarchy import replica as module
 from mvrefresh.postgres.reach import REACH
@@ -472,6 +474,26 @@ class TestFailing:
                 thread.join()
             assert len(took) == len(KEYS)
             assert max(took) < HANGS + SLACK
+            proxy.speak()
+
+    def test_a_task_that_is_cancelled_meanwhile_does_not_wait_longer(self, world):
+        with GoesSilent(world.standby.dsn(world.name, tcp=True)) as proxy:
+            resolver = world.make(read_dsn=proxy.dsn)
+            resolver.ancestors(3)
+            read, asked = resolver._tiers.reader._text, threading.Event()
+            resolver._tiers.reader._text = lambda *given: (asked.set(), read(*given))[1]
+
+            async def cancelled():
+                async with AsyncHierarchyResolver(resolver) as face:
+                    task = asyncio.create_task(face.ancestors(4))
+                    await asyncio.to_thread(asked.wait, 20)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+
+            proxy.go_silent()
+            with timed(2 * HANGS + SLACK):
+                asyncio.run(cancelled())
             proxy.speak()
 
     def test_it_hangs_in_the_middle_of_a_load(self, world, monkeypatch):

@@ -42,6 +42,12 @@ class PatientConnection(psycopg.Connection[Any]):
             return super().wait(gen, *args, **kwargs)
         return super().wait(self._in_time(gen, self.until), _GLANCE)
 
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """As psycopg's; who has no time left for an answer has little for this."""
+        if self.until is not None:
+            timeout = min(timeout, max(2 * _GLANCE, self.until - monotonic()))
+        super().cancel_safe(timeout=timeout)
+
     def _in_time(self, gen: PQGen[T], until: float) -> PQGen[T]:
         try:
             waits_for = next(gen)
