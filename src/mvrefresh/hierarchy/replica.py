@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 NAME: Final = "l4_replica"
-_PER_ID: Final = 0.0001  # seconds more for each id of a batch: ten times what it takes
+_PER_ID: Final = 0.0001  # seconds more for each id of a batch, which takes some microseconds
 _LOAD_PATIENCE: Final = 10.0  # seconds without a sign of life, of a read of the whole view
 _SHORTLY_BEHIND, _LONG_BEHIND = 0.01, 1.0  # seconds between two tries
 _CATCH_UP: Final = 1.0  # seconds that a load in the background waits for a refresh to arrive there
