@@ -15,6 +15,7 @@ with none of them.
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -25,7 +26,7 @@ from tests.servers import RedisServer
 
 from bench.measure import Row, compare
 from mvrefresh.cache.redis import Link, RedisTier
-from mvrefresh.cache.tier import Change, Tag, line_of
+from mvrefresh.cache.tier import Change, Line, Tag, line_of
 from mvrefresh.hierarchy.codec import ChainCodec
 from mvrefresh.hierarchy.node import HierarchyNode
 
@@ -65,33 +66,26 @@ def run(dsn: str, *, quick: bool = False) -> list[Row]:  # noqa: ARG001 - it nee
         tier: RedisTier[int, Chain] = RedisTier(
             Link(client), SPACE, ChainCodec(lambda _: known), alike=True
         )
-        tier.keep(line_of(TAG), values)
-        start = tier._start(line_of(TAG)).decode()  # noqa: SLF001 - the same keys
-        if tier.under(line_of(TAG), list(values)) != values:
+        now = line_of(TAG)
+        tier.keep(now, values)
+        start = tier._start(now).decode()  # noqa: SLF001 - the same keys
+        if tier.under(now, list(values)) != values:
             raise AssertionError("not all of them came back")
         names = [[f"{start}i{key}" for key in batch] for batch in batches]
-
-        def ours() -> None:
-            for batch in batches:
-                tier.under(line_of(TAG), batch)
-
         later = line_of(LATER, TAG.content_token, [Change(TAG, LATER, frozenset({-1}))])
 
-        def carried() -> None:
-            for batch in batches:
-                tier.under(later, batch)
+        def of(line: Line) -> Callable[[], object]:
+            return lambda: deque((tier.under(line, batch) for batch in batches), 0)
+
+        ours, carried = of(now), of(later)
 
         def afresh() -> None:
             known.clear()
             tier._met.clear()  # noqa: SLF001 - nothing was met
             ours()
 
-        def mget(names: list[list[Any]]) -> Callable[[], None]:
-            def bare() -> None:
-                for batch in names:
-                    client.mget(batch)
-
-            return bare
+        def mget(names: list[list[Any]]) -> Callable[[], object]:
+            return lambda: deque(map(client.mget, names), 0)
 
         what = f"{BATCH} ancestors from L2"
         rival, bound = (

@@ -30,6 +30,7 @@ from tests.servers import (
     PostgresServer,
     RedisServer,
     ServerStartError,
+    StandbyServer,
     postgres_bin_dir,
     system_majors,
 )
@@ -259,6 +260,15 @@ def restartable(pg_major: int | None) -> Iterator[PostgresServer]:
     with ExitStack() as stack:
         with required():
             server = stack.enter_context(PostgresServer(postgres_bin_dir(pg_major)))
+        yield server
+
+
+@pytest.fixture
+def standby(restartable: PostgresServer) -> Iterator[StandbyServer]:
+    """A streaming standby of `restartable`, to lag, to be cut off, and to be promoted."""
+    with ExitStack() as stack:
+        with required():
+            server = stack.enter_context(StandbyServer(restartable))
         yield server
 
 

@@ -19,14 +19,16 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, LiteralString, Self
 
+import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 DEBIAN = Path("/usr/lib/postgresql")
 START_SECONDS = 60
@@ -107,6 +109,13 @@ class PostgresServer(Server):
             return "\n".join(log.splitlines()[-lines:])
         return ""
 
+    def query(self, statement: LiteralString) -> Any:
+        """The first value that a statement gives, if it gives one, in database "postgres"."""
+        with closing(psycopg.connect(self.dsn(), autocommit=True)) as connection:
+            cursor = connection.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
     def _make_cluster(self) -> None:
         data = self._directory / "data"
         # ltree takes letters beyond ASCII only where the locale knows them; macOS has no C.UTF-8.
@@ -114,8 +123,12 @@ class PostgresServer(Server):
         options = f"--auth=trust --no-sync --username=postgres --encoding=UTF8 --locale={locale}"
         _run([self._bin_dir / "initdb", "-D", data, *options.split()], **self._run_as)
         self._port = _free_port()
-        with (data / "postgresql.conf").open("a", encoding="utf-8") as conf:
-            for name, value in (self._default_settings() | self._settings).items():
+        self._configure(self._default_settings() | self._settings)
+
+    def _configure(self, settings: Mapping[str, str]) -> None:
+        """Write settings; of two that have one name the later counts."""
+        with (self._directory / "data/postgresql.conf").open("a", encoding="utf-8") as conf:
+            for name, value in settings.items():
                 quoted = value.replace("'", "''")
                 conf.write(f"{name} = '{quoted}'\n")
 
@@ -147,6 +160,69 @@ class PostgresServer(Server):
             _run([self._bin_dir / "pg_ctl", action, *where, *options], **self._run_as)
         except ServerStartError as error:
             raise ServerStartError(f"{error}\n{self.log_tail()}") from error
+
+
+class StandbyServer(PostgresServer):
+    """A streaming standby of a running server, copied from it at the first start.
+
+    Once it is promoted it is a primary as any other, of which there can be another standby.
+    """
+
+    def __init__(self, primary: PostgresServer) -> None:
+        super().__init__(primary._bin_dir)
+        self._primary = primary
+
+    def wait_for(self, primary: PostgresServer, seconds: float = START_SECONDS) -> None:
+        """Until all that the primary has committed by now is to be seen here."""
+        position = primary.query("SELECT pg_current_wal_flush_lsn()::text")
+        behind = "SELECT coalesce(pg_last_wal_replay_lsn() < {}, true)"
+        statement = sql.SQL(behind).format(sql.Literal(position)).as_string(None)
+        self._wait(lambda: not self.query(statement), f"replay up to {position}", seconds)
+
+    def hold_replay(self) -> None:
+        """What comes from the primary is not to be seen until `go_on_replaying`: it lags."""
+        self.query("SELECT pg_wal_replay_pause()")
+        # To be asked to is not yet to be.
+        held = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
+        self._wait(lambda: self.query(held), "a pause")
+
+    def go_on_replaying(self) -> None:
+        self.query("SELECT pg_wal_replay_resume()")
+
+    def cut_off(self) -> None:
+        """Receive nothing more: what the primary commits from now on, this one will never have.
+
+        What it has received already it keeps, and replays at the latest when it is promoted.
+        """
+        self.query("ALTER SYSTEM SET primary_conninfo = ''")
+        self.query("SELECT pg_reload_conf()")
+        gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver')"
+        self._wait(lambda: self.query(gone), "the end of the WAL receiver")
+
+    def promote(self) -> None:
+        """Be the primary from now on; it can be written to when this returns."""
+        self._pg_ctl("promote")
+
+    def _make_cluster(self) -> None:
+        where = make_conninfo(self._primary.dsn(), dbname="")
+        options = "--write-recovery-conf --wal-method=stream --checkpoint=fast --no-sync"
+        program, data = self._bin_dir / "pg_basebackup", self._directory / "data"
+        _run([program, "-d", where, "-D", data, *options.split()], **self._run_as)
+        self._port = _free_port()
+        self._configure(
+            {
+                "port": str(self._port),
+                "unix_socket_directories": str(self._directory),
+                "wal_retrieve_retry_interval": "100ms",  # after a restart of the primary
+            }
+        )
+
+    def _wait(self, done: Callable[[], Any], what: str, seconds: float = START_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"no {what} within {seconds:g} s\n{self.log_tail()}")
+            time.sleep(0.01)
 
 
 class RedisServer(Server):

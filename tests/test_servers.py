@@ -15,7 +15,13 @@ import psycopg
 import pytest
 import redis
 from tests import conftest
-from tests.servers import PostgresServer, RedisServer, ServerStartError, postgres_bin_dir
+from tests.servers import (
+    PostgresServer,
+    RedisServer,
+    ServerStartError,
+    StandbyServer,
+    postgres_bin_dir,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +96,45 @@ def test_closed_server_is_gone(restartable: PostgresServer):
         psycopg.connect(restartable.dsn(tcp=True))
     assert not restartable._directory.exists()
     restartable.close()
+
+
+def test_standby_has_what_its_primary_commits(restartable, standby):
+    execute(restartable.dsn(), "CREATE TABLE t AS SELECT 1 AS n")
+    standby.wait_for(restartable)
+    assert standby.query("SELECT n FROM t") == 1
+    assert standby.query("SELECT pg_is_in_recovery()")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        execute(standby.dsn(), "UPDATE t SET n = 2")
+
+
+def test_standby_lags_while_its_replay_is_held(restartable, standby):
+    execute(restartable.dsn(), "CREATE TABLE t AS SELECT 1 AS n")
+    standby.wait_for(restartable)
+    standby.hold_replay()
+    execute(restartable.dsn(), "UPDATE t SET n = 2")
+    with pytest.raises(ServerStartError, match=r"no replay up to \w+/\w+ within 0.1 s"):
+        standby.wait_for(restartable, seconds=0.1)
+    assert standby.query("SELECT n FROM t") == 1
+    standby.go_on_replaying()
+    standby.wait_for(restartable)
+    assert standby.query("SELECT n FROM t") == 2
+
+
+def test_failover_loses_what_was_committed_after_the_cut_and_can_come_again(restartable, standby):
+    execute(restartable.dsn(), "CREATE TABLE t AS SELECT 1 AS n")
+    standby.wait_for(restartable)
+    standby.cut_off()
+    execute(restartable.dsn(), "UPDATE t SET n = 2")
+    restartable.stop("immediate")
+    standby.promote()
+    assert standby.query("SELECT n FROM t") == 1
+    execute(standby.dsn(), "UPDATE t SET n = 3")
+    with StandbyServer(standby) as another:
+        execute(standby.dsn(), "UPDATE t SET n = 4")
+        another.wait_for(standby)
+        standby.stop("immediate")
+        another.promote()
+        assert another.query("SELECT n FROM t") == 4
 
 
 def test_start_that_fails_says_why_and_leaves_nothing(postgres):

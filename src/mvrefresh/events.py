@@ -134,7 +134,7 @@ class HealthChanged:
 
 @dataclass(frozen=True, slots=True)
 class TierDegraded:
-    """A tier of a resolver's cache has failed, and is gone round: "l2_cache"."""
+    """A tier of a resolver's cache has failed, and is gone round: "l2_cache", "l4_replica"."""
 
     tier: str
     why: str

@@ -53,6 +53,19 @@ def test_each_probe_that_fails_doubles_the_pause():
     assert pauses == [1, 2, 4, 8, 8, 8]
 
 
+def test_a_probe_that_was_broken_off_says_nothing_and_another_may():
+    world = World()
+    world.fail(3)
+    world.now = 1.0
+    assert world.breaker.may_try()
+    world.breaker.gave_up()
+    assert world.breaker.may_try()
+    assert not world.breaker.failed()
+    world.now = 2.99
+    assert not world.breaker.may_try()
+    assert world.breaker.errors == 4
+
+
 def test_those_that_were_under_way_do_not_prolong_it():
     world = World()
     trying = [world.breaker.may_try() for _ in range(10)]

@@ -74,6 +74,12 @@ class Breaker:
             self._probing = True
             return True
 
+    def gave_up(self) -> None:
+        """Nobody knows how it went: another may try."""
+        if self._probing:
+            with self._lock:
+                self._probing = False
+
     def succeeded(self) -> bool:
         """It went well; whether that has closed it."""
         if self._opens_at is None and not self._in_a_row:

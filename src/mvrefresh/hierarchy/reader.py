@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from importlib.resources import files
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -25,6 +25,7 @@ from mvrefresh.postgres.tags import Asked, answer, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from mvrefresh.cache.buffer import BufferMeter
     from mvrefresh.hierarchy.source import HierarchySource
@@ -52,6 +53,30 @@ _FETCH: Final = b"FETCH 5000 FROM mvrefresh"
 
 Lineage = tuple[HierarchyNode, Chain]
 """An entity, and its ancestors from the root down."""
+
+
+class Way(NamedTuple):
+    """To the views on another server, for rows of one content.
+
+    Attributes:
+        lend: Lends a connection.
+        tag: Of the content.
+    """
+
+    lend: Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+    tag: Tag | None
+
+
+class OtherContent(Exception):  # noqa: N818 - what was found
+    """The rows there are of another content.
+
+    Attributes:
+        tag: Of that one.
+    """
+
+    def __init__(self, tag: Tag | None) -> None:
+        super().__init__(tag)
+        self.tag = tag
 
 
 class HierarchyReader:
@@ -82,16 +107,18 @@ class HierarchyReader:
 
     # -- from the views ------------------------------------------------------------------------
 
-    def ancestors(self, ids: Sequence[Any]) -> Loaded[Any, Chain]:
+    # These take another way than that to the database, and raise `OtherContent` there.
+
+    def ancestors(self, ids: Sequence[Any], way: Way | None = None) -> Loaded[Any, Chain]:
         """The ancestors of entities, from the view."""
-        rows, asked = self._read("ancestors", ids)
-        tag, moment = _told(rows, asked)
+        rows, asked = self._read("ancestors", ids, way)
+        tag, moment = _told(rows, asked, way)
         return Loaded(_chains(rows, self.known_of(tag)), tag, moment)
 
-    def lineages(self, ids: Sequence[Any]) -> Loaded[Any, Lineage]:
+    def lineages(self, ids: Sequence[Any], way: Way | None = None) -> Loaded[Any, Lineage]:
         """Entities and their ancestors, from the view."""
-        rows, asked = self._read("ancestors", ids)
-        tag, moment = _told(rows, asked)
+        rows, asked = self._read("ancestors", ids, way)
+        tag, moment = _told(rows, asked, way)
         above = _chains(rows, self.known_of(tag))
         values = {row[3]: (node_of(row[3:6]), above[row[3]]) for row in rows if row[3] is not None}
         return Loaded(values, tag, moment)
@@ -108,11 +135,12 @@ class HierarchyReader:
                 self._ancestors = tag, known
         return known
 
-    def counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
+    def counts(self, ids: Sequence[Any], way: Way | None = None) -> Loaded[Any, HierarchyCounts]:
         """What lies below entities, from the view."""
-        rows, asked = self._read("counts", ids)
+        rows, asked = self._read("counts", ids, way)
+        tag, moment = _told(rows, asked, way)
         values = {row[3]: HierarchyCounts(*row[4:]) for row in rows if row[3] is not None}
-        return Loaded(values, *_told(rows, asked))
+        return Loaded(values, tag, moment)
 
     def current(self, view: int, known: Tag | None) -> tuple[Line, float | None]:
         """The content of one of the source's views, and the moment it stands for.
@@ -131,16 +159,23 @@ class HierarchyReader:
             ((_, line, age),) = answer(asked, cursor)
         return line, _moment(age, began)
 
-    def everything(self, limit: int, keep: int, go_on: Callable[[], bool]) -> Load:
+    def everything(
+        self, limit: int, keep: int, go_on: Callable[[], bool], way: Way | None = None
+    ) -> Load:
         """The whole ancestors view.
 
         Args:
             limit: Entities at most: of more nothing is read.
             keep: Answers that the hierarchy keeps.
             go_on: Asked now and then whether to.
+            way: Another than that to the database.
         """
-        with unavailable_when_lost(), self._database.dedicated() as connection:
+        lend = self._database.dedicated if way is None else way.lend
+        with unavailable_when_lost(), lend() as connection:
             cursor = connection.cursor(row_factory=tuple_row)
+            if way is not None:
+                rows = cursor.execute(self._tag(0)).fetchall()  # or all is read for nothing
+                _told([(number, token, age) for number, token, _, age in rows], 0.0, way)
             view = definition.identifier(self._source.views[0])
             counted = cursor.execute(_HOW_MANY.format(view), (limit + 1,)).fetchone()
             if counted is None or counted[0] > limit:
@@ -198,12 +233,12 @@ class HierarchyReader:
     # -- how -----------------------------------------------------------------------------------
 
     def _read(
-        self, name: str, what: Sequence[Any] | dict[str, Any]
+        self, name: str, what: Sequence[Any] | dict[str, Any], way: Way | None = None
     ) -> tuple[list[tuple[Any, ...]], float]:
         """The rows, and when they were asked for."""
         values: Any
         placeholder, values = (_LIST, what) if isinstance(what, dict) else _sent(what)
-        with self._database.reader() as connection:
+        with (self._database.reader if way is None else way.lend)() as connection:
             query = self._text(name, placeholder, connection)
             cursor = connection.cursor(row_factory=tuple_row, binary=True)
             view = _METERED.get(name)
@@ -369,12 +404,24 @@ def _chunks(
         yield chunk
 
 
-def _told(rows: list[tuple[Any, ...]], asked: float) -> tuple[Tag | None, float | None]:
-    """The tag, and the moment, that came with the rows."""
+def _told(
+    rows: list[tuple[Any, ...]], asked: float, way: Way | None = None
+) -> tuple[Tag | None, float | None]:
+    """The tag, and the moment, that came with the rows; another server's clock tells none.
+
+    Raises:
+        OtherContent: The rows are not those for which somebody has gone another way.
+    """
+    tag = moment = None
     for number, token, age, *_ in rows:
         if token is not None:
-            return Tag(number, token), _moment(age, asked)
-    return None, None
+            tag, moment = Tag(number, token), _moment(age, asked)
+            break
+    if way is None:
+        return tag, moment
+    if tag != way.tag:
+        raise OtherContent(tag)
+    return tag, None
 
 
 def _moment(age: float | None, asked: float) -> float | None:

@@ -392,7 +392,8 @@ class OptimizedHierarchyResolver:
         Of "l1_cache" `resident` is the number of entities where the whole hierarchy is in memory,
         else 0; `blind` is whether the next look-up has to ask what is current; `watch` is the
         `state` of the database's watch. Of "l3_cache" hits and misses are blocks of the reads that
-        were metered.
+        were metered. Of "l4_cache" `replica_reads` and those beside it are what the database's
+        replica did.
         """
         return self._tiers.figures(self._hits)
 

@@ -20,6 +20,7 @@ from mvrefresh.cache.tier import MISSING, Loaded, TierStats
 from mvrefresh.cache.tiered import TieredCache
 from mvrefresh.events import TierDegraded, TierRecovered
 from mvrefresh.hierarchy.reader import KEY, HierarchyReader
+from mvrefresh.hierarchy.replica import NO_FIGURES, ReplicaFirst
 from mvrefresh.hierarchy.residence import Residence
 from mvrefresh.hierarchy.teller import Teller
 from mvrefresh.postgres import definition
@@ -112,13 +113,15 @@ class HierarchyTiers:
             last of the page before).
         shared: L2, if there is one.
         residence: Where the whole hierarchy is, if it is in memory.
+        replica: Another way to the views, if there is one.
+        views: Who reads them.
         watch: Of the database, if it is to tell.
     """
 
     __slots__ = (
         "_buffers", "_caches", "_database", "_settings", "_swept", "_tell", "_tell_soon",
         "ancestors", "counts", "counts_kind", "lineage_kind", "memory", "nodes", "reader",
-        "residence", "shared", "subtrees", "tally", "tree", "watch",
+        "replica", "residence", "shared", "subtrees", "tally", "tree", "views", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -140,6 +143,8 @@ class HierarchyTiers:
         self.tree, self.tally = (
             self._content(place, str(view)) for place, view in enumerate(source.views[:2])
         )
+        self.replica = self._replica(source)
+        self.views: HierarchyReader | ReplicaFirst = self.replica or self.reader
         self.shared = self._shared(source)
         self.lineage_kind, self.counts_kind = _Kind(), _Kind()
         # Apart from each other, so that a hit is the answer and not a part of one.
@@ -166,7 +171,7 @@ class HierarchyTiers:
         )  # fmt: skip
         self.residence = Residence(
             self.tree,
-            lambda go_on: self.reader.everything(settings.resident, settings.capacity, go_on),
+            lambda go_on: self.views.everything(settings.resident, settings.capacity, go_on),
             wanted=settings.resident > 0 and settings.tracked,
         )
         self._swept: list[Swept] = [self.tree, self.tally] if settings.tracked else []
@@ -192,6 +197,14 @@ class HierarchyTiers:
             went_blind=partial(self._went_blind, view),
             saw_again=self._saw_again,
         )
+
+    def _replica(self, source: HierarchySource) -> ReplicaFirst | None:
+        replica = self._database.replica
+        if replica is None or not self._settings.tracked:  # without tags it cannot be judged
+            return None
+        ancestors, counts, _ = map(str, source.views)
+        contents = self.tree, self.tally
+        return ReplicaFirst(self.reader, replica, contents, (ancestors, counts), self._tell_soon)
 
     def _shared(self, source: HierarchySource) -> SharedTiers | None:
         settings = self._settings
@@ -236,13 +249,13 @@ class HierarchyTiers:
     def _load_ancestors(self, ids: Sequence[Any]) -> Loaded[Any, Chain]:
         self.residence.want()
         return self._and_live(
-            self.reader.ancestors(ids), ids, self.lineage_kind, self.reader.live_ancestors
+            self.views.ancestors(ids), ids, self.lineage_kind, self.reader.live_ancestors
         )
 
     def _load_nodes(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyNode]:
         self.residence.want()
         loaded = self._and_live(
-            self.reader.lineages(ids), ids, self.lineage_kind, self.reader.live_lineages
+            self.views.lineages(ids), ids, self.lineage_kind, self.reader.live_lineages
         )
         above = {entity: ancestors for entity, (_, ancestors) in loaded.values.items()}
         self.memory.put_many(above, loaded.tag, loaded.passing)
@@ -251,7 +264,7 @@ class HierarchyTiers:
 
     def _load_counts(self, ids: Sequence[Any]) -> Loaded[Any, HierarchyCounts]:
         return self._and_live(
-            self.reader.counts(ids), ids, self.counts_kind, self.reader.live_counts
+            self.views.counts(ids), ids, self.counts_kind, self.reader.live_counts
         )
 
     @staticmethod
@@ -336,7 +349,8 @@ class HierarchyTiers:
             },
             "l2_cache": _figures(shared),
             "l3_cache": _figures(self._buffers.stats()),
-            "l4_cache": _figures(TierStats(found, passed_on)),
+            "l4_cache": _figures(TierStats(found, passed_on))
+            | (NO_FIGURES if self.replica is None else self.replica.figures()),
             "overall": _figures(TierStats(hits + shared.hits + found, passed_on))
             | {"source_reads": sum(k.source for k in kinds)},
         }

@@ -11,43 +11,32 @@ import os
 import weakref
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import psycopg
 import psycopg_pool
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
-from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, ForkedPool, PoolExhausted
-from mvrefresh.postgres.direct import DirectConnections, hung_up
+from mvrefresh.errors import ConfigurationError, ForkedPool
+from mvrefresh.postgres.direct import DirectConnections
+from mvrefresh.postgres.dsn import completed, shown
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.postgres.health import DatabaseHealth, check_health
+from mvrefresh.postgres.pools import OwnPool, checked_out, use_of
 from mvrefresh.postgres.reach import reached
+from mvrefresh.postgres.replica import Replica
 from mvrefresh.postgres.schema import Schema
 from mvrefresh.postgres.watch import TagWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from typing import Self, TypeAlias
+    from typing import Self
 
     from mvrefresh.postgres.direct import AnyConnection
-
-    AnyPool: TypeAlias = psycopg_pool.ConnectionPool[Any]
-
-_DEFAULTS: Final[dict[str, str | int]] = {
-    # A dead peer is noticed after 30 + 5 * 10 seconds instead of two hours.
-    "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 5,
-    "connect_timeout": 10,
-    "application_name": "mvrefresh",
-}
+    from mvrefresh.postgres.pools import AnyPool
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_of_the_parent: list[object] = []  # a fork's inheritance: kept, so that nothing closes it
 
 
 def _after_fork() -> None:
@@ -76,9 +65,12 @@ class Database:
             (PgBouncer before 1.21). Refreshes never prepare.
         listen_dsn: A way to the server that leads round a transaction pooler, to hear of
             refreshes; without it they are asked for every second.
+        read_dsn: A standby, or several, from which look-ups read where they have the current
+            content. Nothing is believed of it that this server does not say, too.
 
     Attributes:
         schema: The library's own tables.
+        replica: The way to `read_dsn`; None without one.
         watch: Tells resolvers of refreshes; it works while there are any.
 
     Raises:
@@ -97,6 +89,7 @@ class Database:
         timeout: float = 10.0,
         prepare_threshold: int | None = 5,
         listen_dsn: str | None = None,
+        read_dsn: str | None = None,
     ) -> None:
         if sum(source is not None for source in (dsn, pool, connect)) != 1:
             raise ConfigurationError("Database() takes exactly one of dsn, pool=, connect=")
@@ -106,18 +99,26 @@ class Database:
                 "beside an asynchronous pool, give the DSN"
             )
         self.schema = Schema(schema, metrics_schema)
-        self._conninfo = _conninfo(dsn) if dsn is not None else None
+        self._conninfo = completed(dsn) if dsn is not None else None
         self._factory = connect
         self._host_pool = pool
-        self._own_pool: AnyPool | None = None
-        self._max_connections = max_connections
         self._timeout = timeout
-        self._prepare_threshold = prepare_threshold
         self._direct = DirectConnections(self._open)
-        self._lock = Lock()
-        self._listen_conninfo = None if listen_dsn is None else _conninfo(listen_dsn)
+        self._own_pool = OwnPool(
+            self._open,
+            before=self._greet,
+            size=max_connections,
+            timeout=timeout,
+            prepare_threshold=prepare_threshold,
+            name="mvrefresh",
+        )
+        self._listen_conninfo = None if listen_dsn is None else completed(listen_dsn)
+        self.replica: Replica | None = None
+        if read_dsn is not None:
+            self.replica = Replica(
+                read_dsn, max_connections=max_connections, prepare_threshold=prepare_threshold
+            )
         self.watch = TagWatch(self)
-        self._closed = False
         self._pid = os.getpid()
         _databases.add(self)
 
@@ -127,9 +128,10 @@ class Database:
         elif self._factory is not None:
             where = f"connect={getattr(self._factory, '__qualname__', 'factory')}"
         else:
-            parts = conninfo_to_dict(self._conninfo or "")
-            where = " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname") if k in parts)
-        return f"Database({where})"
+            where = shown(self._conninfo or "")
+        return (
+            f"Database({where})" if self.replica is None else f"Database({where}, {self.replica})"
+        )
 
     @property
     def name(self) -> str:
@@ -155,33 +157,12 @@ class Database:
             DatabaseUnavailable: The database cannot be reached.
         """
         pool = self._pool()
-        connection = self._checked_out(pool)
+        connection = checked_out(pool, self._timeout, self._say_why)
         try:
             with unavailable_when_lost(), connection.transaction():
                 yield connection
         finally:
             pool.putconn(connection)
-
-    def _checked_out(self, pool: AnyPool) -> AnyConnection:
-        """A connection that the server has not closed while it lay in the pool.
-
-        A pool's own `check` is a round trip at each look-up, and after one that fails the pool
-        sleeps, for a second, then two: all it kept across a restart would take longer than
-        `timeout`.
-        """
-        deadline = monotonic() + self._timeout
-        try:
-            connection: AnyConnection = pool.getconn(self._timeout)
-            for _ in range(pool.max_size):  # where new ones are closed at once, too: let it be seen
-                if not hung_up(connection):
-                    break
-                pool.putconn(connection)  # which drops it, and opens another
-                connection = pool.getconn(deadline - monotonic())
-        except psycopg_pool.PoolTimeout:
-            raise self._why_no_connection(pool) from None
-        except (psycopg.OperationalError, psycopg_pool.PoolClosed) as error:
-            raise DatabaseUnavailable(f"no connection to the database: {error}") from error
-        return connection
 
     @contextmanager
     def reader(self) -> Iterator[AnyConnection]:
@@ -191,7 +172,7 @@ class Database:
             PoolExhausted, DatabaseUnavailable: As `connection`.
         """
         pool = self._pool()
-        connection = self._checked_out(pool)
+        connection = checked_out(pool, self._timeout, self._say_why)
         try:
             with unavailable_when_lost(), reached(connection):
                 yield connection
@@ -242,57 +223,22 @@ class Database:
             if self._pid != os.getpid():
                 raise ForkedPool("the pool was made by the parent of this process")
             return self._host_pool
-        with self._lock:
-            if self._closed:
-                raise DatabaseUnavailable("this Database is closed")
-            if self._own_pool is None:
-                self._own_pool = self._make_pool()
-            return self._own_pool
+        return self._own_pool.get()
 
-    def _make_pool(self) -> AnyPool:
-        with self._direct.lend():  # says at once, and why, where a pool would wait and time out
+    def _greet(self) -> None:
+        """Say at once, and why, where a pool would wait and time out."""
+        with self._direct.lend():
             pass
-        opener = self._open
 
-        class Direct(psycopg.Connection[Any]):
-            """Lets the pool open its connections by the host's factory, too."""
-
-            @classmethod
-            def connect(cls, *_: Any, **__: Any) -> Any:
-                return opener()
-
-        def configure(connection: AnyConnection) -> None:
-            connection.autocommit = True
-            connection.prepare_threshold = self._prepare_threshold
-
-        return psycopg_pool.ConnectionPool(
-            connection_class=Direct,
-            configure=configure,
-            min_size=0,
-            max_size=self._max_connections,
-            timeout=self._timeout,
-            # It tries as long as who waits does, or its pauses grow to minutes which whoever comes
-            # after the outage would wait; a little less, so that who gave up is told why.
-            reconnect_timeout=0.8 * self._timeout,
-            open=True,
-            name="mvrefresh",
-        )
-
-    def _why_no_connection(self, pool: AnyPool) -> DatabaseUnavailable:
-        stats = pool.get_stats()
-        used, size = _use(stats)
-        if used < size:  # it had room, so it could not connect: ask the server why
-            with self._direct.lend(fresh=True):
-                pass
-        return PoolExhausted(
-            f"no connection was free within {self._timeout:g} s: {used} of {size} in use, "
-            f"{stats.get('requests_waiting', 0)} callers waiting"
-        )
+    def _say_why(self) -> None:
+        """Raise with the reason why no connection can be opened, if there is one."""
+        with self._direct.lend(fresh=True):
+            pass
 
     def pool_use(self) -> tuple[int, int] | None:
         """(connections in use, max_size) of the pool for short work; None while there is none."""
-        pool = self._host_pool or self._own_pool
-        return None if pool is None else _use(pool.get_stats())
+        pool = self._host_pool or self._own_pool.made
+        return None if pool is None else use_of(pool.get_stats())
 
     def health(self) -> DatabaseHealth:
         """Ask the server for a sign of life, on a direct connection; never raises."""
@@ -301,40 +247,25 @@ class Database:
     def trim(self) -> None:
         """Close direct connections that are kept for the next refresh; others are opened then."""
         self._direct.trim()
+        if self.replica is not None:
+            self.replica.trim()
 
     def sever(self, crew: object) -> None:
         """Hang up on a server that does not answer, wherever a thread of `crew` waits for it."""
         self._direct.sever(crew)
+        if self.replica is not None:
+            self.replica.sever(crew)
 
     def close(self) -> None:
         """Close what this object opened; the host's pool stays open. Twice is once."""
-        with self._lock:
-            self._closed = True
-            pool, self._own_pool = self._own_pool, None
         self._direct.close()
-        if pool is not None:
-            pool.close()
+        self._own_pool.close()
+        if self.replica is not None:
+            self.replica.close()
 
     def _forget_parent(self) -> None:
         """In a forked child: leave the parent's pool alone, start with none."""
-        _of_the_parent.append(self._own_pool)
-        self._own_pool = None
-        self._lock = Lock()
+        self._own_pool.forget_parent()
         self._direct.forget_parent()
-
-
-def _use(stats: dict[str, int]) -> tuple[int, int]:
-    return stats.get("pool_size", 0) - stats.get("pool_available", 0), stats.get("pool_max", 0)
-
-
-def _conninfo(dsn: str) -> str:
-    try:
-        given = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        # The driver's message quotes the text, and the text may hold a password.
-        raise ConfigurationError(
-            'the DSN is neither a URI ("postgresql://user@host/db") nor key=value pairs'
-        ) from None
-    if "@" in str(given.get("host", "")):  # the tail of a password that holds an "@"
-        raise ConfigurationError('the host holds an "@": write an "@" in a password as %40')
-    return make_conninfo(dsn, **{k: v for k, v in _DEFAULTS.items() if k not in given})
+        if self.replica is not None:
+            self.replica.forget_parent()
