@@ -99,6 +99,9 @@ class GoesSilent(_Proxy):
     As a network that drops packets does, or a server that is suspended: no end of a stream is
     seen, on either side. What was sent meanwhile arrives when it speaks again.
 
+    It can lead to another server from now on (`move_to`), and be shut for a while: then it hangs up
+    whoever comes.
+
     Args:
         dsn: A server reachable by TCP.
     """
@@ -108,7 +111,9 @@ class GoesSilent(_Proxy):
         self._speaking = threading.Event()
         self._speaking.set()
         self._over = False
-        self._sockets: list[socket.socket] = []
+        self._is_shut = False
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
 
     def go_silent(self) -> None:
         self._speaking.clear()
@@ -116,28 +121,59 @@ class GoesSilent(_Proxy):
     def speak(self) -> None:
         self._speaking.set()
 
+    def move_to(self, dsn: str) -> None:
+        """Lead to another server; whoever is connected to this one is hung up."""
+        with self._lock:
+            self._dsn = dsn
+        self._hang_up()
+
+    def shut(self) -> None:
+        """Hang up everybody, and whoever comes until `open`."""
+        with self._lock:
+            self._is_shut = True
+        self._hang_up()
+
+    def open(self) -> None:
+        with self._lock:
+            self._is_shut = False
+
     def __exit__(self, *reason: object) -> None:
         self._over = True
         self._speaking.set()
         super().__exit__(*reason)
 
     def _hang_up(self) -> None:
-        for end in self._sockets:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for end in self._sockets:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
-        target = conninfo_to_dict(self._dsn)
         while True:
             try:
                 client, _ = self._listener.accept()
             except OSError:
                 return
             self._speaking.wait()
-            server = socket.create_connection((target["host"], int(target["port"])))
-            self._sockets += [client, server]
+            server = self._connected(client)
+            if server is None:
+                client.close()
+                continue
             self._start(self._forward, client, server)
             self._start(self._forward, server, client)
+
+    def _connected(self, client: socket.socket) -> socket.socket | None:
+        """The way to the server; None where there is none now."""
+        with self._lock:  # who moves it hangs up those who were led to the server of before, too
+            if self._is_shut:
+                return None
+            target = conninfo_to_dict(self._dsn)
+            try:
+                server = socket.create_connection((target["host"], int(target["port"])))
+            except OSError:
+                return None
+            self._sockets |= {client, server}
+            return server
 
     def _forward(self, source: socket.socket, to: socket.socket) -> None:
         with suppress(OSError):
@@ -146,6 +182,8 @@ class GoesSilent(_Proxy):
                 if self._over:
                     break
                 to.sendall(data)
+        with self._lock:
+            self._sockets -= {source, to}
         for end in (source, to):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

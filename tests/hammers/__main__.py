@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from contextlib import closing
 
 import psycopg
@@ -40,21 +41,29 @@ def caches(arguments: argparse.Namespace) -> None:
     print(f"{cache.READERS} readers of one cache, seed {arguments.seed}: {audit}")
 
 
+SWITCHED_OFF: dict[tuple[str, ...], dict[str, int]] = {
+    ("tags",): {},
+    ("token",): {},
+    ("watch", "lease"): {},
+    ("lease",): {"go_silent": 1},
+    ("poll", "lease"): {"go_silent": 1},
+    ("reread",): {"refresh_unheard": 1},
+}
+"""Mechanisms, and the faults that they are there for; the others would only make it longer."""
+
+
 def coherent(arguments: argparse.Namespace) -> None:
+    who, seed = f"{len(coherence.PROCESSES)} processes of resolvers", arguments.seed
     with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
-        for number, off in enumerate([(), ("lease",), ("watch", "lease")]):
-            name = f"coherence{number}"
-            with closing(psycopg.connect(server.dsn(), autocommit=True)) as connection:
-                connection.execute(f"CREATE DATABASE {name}")
-            audit = coherence.run(
-                server, name, seed=arguments.seed, seconds=arguments.seconds, off=off
-            )
-            without = f", without {' and '.join(off)}" if off else ""
-            print(f"four processes of resolvers, seed {arguments.seed}{without}: {audit}")
-            if not off:
-                assert not audit.stale_answers, audit.stale
-            else:
-                assert audit.stale_answers, "this hammer cannot fail"
+        audit = coherence.run(server, seed=seed, seconds=arguments.seconds, faults=arguments.faults)
+        print(f"{who}, seed {seed}: {audit}")
+        assert not audit.stale_answers, audit.stale
+        assert "ended" not in audit.errors
+    for off, pack in SWITCHED_OFF.items():
+        with PostgresServer(postgres_bin_dir(arguments.pg)) as server:
+            audit = coherence.run(server, seed=seed, seconds=120, pack=pack, off=off)
+        print(f"{who}, seed {seed}, without {' and '.join(off)}: {audit}")
+        assert audit.stale_answers, "this hammer cannot fail"
 
 
 HAMMERS = {"cache": caches, "coherence": coherent, "fleet": fleets}
@@ -65,8 +74,10 @@ def main() -> None:
     parser.add_argument("--only", choices=HAMMERS, help="one of them")
     parser.add_argument("--pg", type=int, default=18, help="major of the server")
     parser.add_argument("--seconds", type=float, default=30, help="how long each runs at least")
-    parser.add_argument("--seed", type=int, default=1, help="of what the cache's readers ask for")
+    parser.add_argument("--faults", type=int, default=0, help="how many coherence has at least")
+    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn")
     arguments = parser.parse_args()
+    logging.disable()  # of what is provoked here
     for name, hammer in HAMMERS.items():
         if arguments.only in (None, name):
             hammer(arguments)
