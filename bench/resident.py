@@ -63,7 +63,7 @@ def weigh(dsn: str) -> None:
     """In a process of its own: prints bytes an entity as loaded, and after all were asked for."""
     with Database(dsn) as database:
         reader = reader_of(database)
-        reader.current(0)  # connections and statements are not the hierarchy's
+        reader.current(0, None)  # connections and statements are not the hierarchy's
         gc.collect()
         before = resident_bytes()
         hierarchy = reader.everything(10**9, 100_000, lambda: True).hierarchy

@@ -72,12 +72,14 @@ class World:
         self.other = stack.enter_context(Database(self.dsn))
         self.refresh()
 
-    def refresh(self):
-        mvrefresh.refresh(self.other, HierarchySource().views).raise_for_failures()
+    def refresh(self, method="auto"):
+        views = HierarchySource().views
+        mvrefresh.refresh(self.other, views, method=method).raise_for_failures()
 
-    def rename(self, name):
+    def rename(self, name, method="auto"):
+        """By the method "regular", a resident hierarchy has to be loaded again."""
         self.conn.execute("UPDATE entities SET name = %s WHERE id = 2", [name])
-        self.refresh()
+        self.refresh(method)
 
     def block(self):
         """From now on refreshes hold up who reads: they cannot be concurrent."""
@@ -299,7 +301,7 @@ class TestBehind:
         resolver = world.make(resident=10_000)
         assert resolver.preload()
         world.standby.hold_replay()
-        world.rename("renamed")
+        world.rename("renamed", "regular")
         resolver.look_again()
         assert names(resolver) == ["A", "renamed"]  # the usual way meanwhile
         assert resolver.preload(timeout=0.1) is False
@@ -522,7 +524,7 @@ class TestFailing:
             resolver = world.make(read_dsn=proxy.dsn, resident=10_000, events=events)
             assert resolver.preload()
             proxy.go_silent()
-            world.rename("renamed")
+            world.rename("renamed", "regular")
             resolver.look_again()
             residence = resolver._tiers.residence
             wait_until(lambda: residence._loading)
