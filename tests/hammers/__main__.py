@@ -42,6 +42,8 @@ def caches(arguments: argparse.Namespace) -> None:
 
 
 SWITCHED_OFF: dict[tuple[str, ...], dict[str, int]] = {
+    ("chain",): {"make_the_views_again": 1, "fail_over": 1},
+    ("passing",): {},
     ("tags",): {},
     ("token",): {},
     ("watch", "lease"): {},

@@ -93,7 +93,8 @@ def worker(connection: psycopg.Connection, timeout: float = 20) -> int:
     for _ in range(int(timeout / 0.01)):
         row = connection.execute(
             "SELECT w.n FROM pg_stat_activity a, LATERAL (SELECT substring(a.application_name"
-            " FROM 'hammer (.*)')::int AS n) w WHERE a.query LIKE 'REFRESH%' AND a.state = 'active'"
+            " FROM 'hammer (.*)')::int AS n) w WHERE a.query LIKE '%REFRESH MATERIALIZED%'"
+            " AND w.n IS NOT NULL AND a.state = 'active'"
         ).fetchone()
         if row is not None:
             return row[0]

@@ -1,6 +1,8 @@
 """Mechanisms of the library, to be switched off in a reader: then something stale has to be seen.
 
+chain   a content that is not on the line of the next is taken to differ in no row
 lease   nobody ends it
+passing what was read from the table is kept on when few rows change
 poll    the watch asks when it is notified, and when it has connected
 reread  a new connection that listens is believed to have missed nothing, until the next poll
 tags    what was read is kept under the tag that is known when it is there, not that read with it
@@ -12,17 +14,32 @@ Each gives settings of the resolver, or changes the library in this process for 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import sleep
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from mvrefresh.cache import content as content_module, tiered
-from mvrefresh.cache.tier import Loaded, Tag
+from mvrefresh.cache.memory import MemoryTier
+from mvrefresh.cache.tier import NO_LINE, Line, Tag
 from mvrefresh.hierarchy import reader as reader_module, residence
-from mvrefresh.postgres import watch as watch_module
+from mvrefresh.postgres import tags as tags_module, watch as watch_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def without_chain() -> None:
+    Line.changed_since = (  # type: ignore[method-assign]
+        lambda line, tag: None if tag is None else line.earlier.get(tag, frozenset())
+    )
+
+
+def without_passing() -> None:
+    put_many = MemoryTier.put_many
+    MemoryTier.put_many = (  # type: ignore[method-assign]
+        lambda tier, values, tag, _=(): put_many(tier, values, tag)
+    )
 
 
 def without_lease() -> None:
@@ -34,18 +51,19 @@ def without_poll() -> None:
 
 
 def without_reread() -> None:
-    known: dict[content_module.Content, Tag | None] = {}
+    known: dict[content_module.Content, Line] = {}
     ask = watch_module._Visit._ask_and_tell
     begun: set[watch_module._Visit] = set()
 
     def believe(visit: watch_module._Visit) -> None:
-        contents = visit._watch.whom_to_tell()
-        if visit in begun or not all(known.get(content) for content in contents):
+        contents = [each.content for each in visit._watch.whom_to_tell()]
+        if visit in begun or not all(known.get(content, NO_LINE).tag for content in contents):
             ask(visit)
-            known.update({content: content.tag for content in contents})
+            known.update({content: content.line for content in contents})
         else:
             for content in contents:
-                content.tell(content.ask(), content.tag or known[content], None)
+                line = content.line if content.tag else known[content]
+                content.tell(content.ask(), line, None)
             visit._watch.asked += 1  # else it comes back later and later
         begun.add(visit)
 
@@ -59,7 +77,7 @@ def without_tags() -> None:
         def careless(keys: Any) -> Any:
             loaded = load(keys)
             sleep(0.3)
-            return Loaded(loaded.values, content.tag, loaded.as_of)
+            return replace(loaded, tag=content.tag)
 
         begin_cache(cache, memory, careless, content, **settings)
 
@@ -82,7 +100,8 @@ def without_token() -> None:
     def number_alone(number: int, _: UUID) -> Tag:
         return Tag(number, UUID(int=0))
 
-    watch_module.Tag = reader_module.Tag = number_alone  # type: ignore[misc, assignment]
+    tags_module.Tag = reader_module.Tag = number_alone  # type: ignore[misc, assignment]
+    tags_module._uuid = lambda _: UUID(int=0)
 
 
 def without_watch() -> dict[str, Any]:
@@ -90,7 +109,9 @@ def without_watch() -> dict[str, Any]:
 
 
 SWITCHES: dict[str, Callable[[], dict[str, Any] | None]] = {
+    "chain": without_chain,
     "lease": without_lease,
+    "passing": without_passing,
     "poll": without_poll,
     "reread": without_reread,
     "tags": without_tags,

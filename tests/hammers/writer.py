@@ -6,6 +6,9 @@ was there between two refreshes only, so that the view never had it and a look-u
 
 Bursts of refreshes alternate with rests that are longer than the bound: what was kept wrongly would
 be gone with the next content, and nobody would see it.
+
+Most refreshes are those of a resolver; some are regular ones, after which nobody can tell what has
+changed, and some come from outside the library, by its function in SQL.
 """
 
 from __future__ import annotations
@@ -28,12 +31,14 @@ from tests.hammers.truth import (
     group_of,
 )
 
-from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema
+from mvrefresh import Database, HierarchySource, OptimizedHierarchyResolver, Schema, refresh
 from mvrefresh.errors import MvrefreshError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Self
+
+    from mvrefresh import ViewName
 
 ROOT = 1
 SETUP = """
@@ -226,19 +231,37 @@ class Writer:
 
     def _refresh(self, *, counted: bool) -> None:
         views = HierarchySource().views[: 2 if counted else 1]
+        ways = (self._by_resolver, self._wholly, self._by_sql)
+        way = self._random.choices(ways, (14, 2, 4))[0]
         deadline = monotonic() + PATIENCE
         while True:
             try:
-                report = self._resolver.refresh_with(self._resolver.runner(), views)
-                if report:
-                    break
-                if monotonic() > deadline:
-                    report.raise_for_failures()
-            except MvrefreshError:
+                way(views)
+                break
+            except (MvrefreshError, psycopg.Error):
                 if monotonic() > deadline:
                     raise
             sleep(0.02)
         self._look()
+
+    def _by_resolver(self, views: Sequence[ViewName]) -> None:
+        self._resolver.refresh_with(self._resolver.runner(), views).raise_for_failures()
+
+    def _wholly(self, views: Sequence[ViewName]) -> None:
+        """So that nobody can tell which rows have changed."""
+        refresh(self._database, views, method="regular").raise_for_failures()
+        self._resolver.look_again()
+
+    def _by_sql(self, views: Sequence[ViewName]) -> None:
+        """As from outside the library."""
+        with closing(psycopg.connect(self._dsn(), autocommit=True)) as connection:
+            for view in views:
+                row = connection.execute(
+                    "SELECT error_message FROM mvrefresh.refresh_view(%s)", (str(view),)
+                ).fetchone()
+                if row != (None,):
+                    raise psycopg.OperationalError(f"{row}")
+        self._resolver.look_again()
 
     def _look(self) -> None:
         """Who has refreshed is fresh at once."""

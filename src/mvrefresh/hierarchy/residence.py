@@ -92,7 +92,7 @@ class Residence:
         """Forget what is of another content, and load this one if there was one before."""
         there, self.current = self.current, None
         if park:
-            self._parked = there or self._parked
+            self._parked = self._parked if there is None else there
             return
         parked, self._parked = self._parked, None
         if parked is not None and tag is not None and parked.tag == tag:
@@ -104,7 +104,7 @@ class Residence:
 
     def advance(self, before: Tag, tag: Tag, keys: Collection[Any]) -> None:
         """Keep it, with gaps where rows differ."""
-        there = self.current or self._parked
+        there = self._parked if self.current is None else self.current
         if there is None or there.tag != before:
             self.retag(tag)
             return

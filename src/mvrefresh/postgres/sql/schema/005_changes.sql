@@ -6,11 +6,13 @@
 -- two contents. Whoever finds no link that begins with the token that he knows has to take all rows
 -- for changed.
 -- epoch: the content_token of the content with which the chain began, however much of it is kept.
-ALTER TABLE {schema}.state ADD COLUMN changes jsonb, ADD COLUMN epoch uuid;
+ALTER TABLE {schema}.state
+    ADD COLUMN IF NOT EXISTS changes jsonb,
+    ADD COLUMN IF NOT EXISTS epoch uuid;
 
 -- The column whose values name the rows: of a unique index that CONCURRENTLY can use, alone, and of a
 -- type that JSON has (a uuid as text). Nulls if there is none, or the caller may not read it.
-CREATE FUNCTION {schema}.key_of(p_view oid, OUT name name, OUT type text)
+CREATE OR REPLACE FUNCTION {schema}.key_of(p_view oid, OUT name name, OUT type text)
 LANGUAGE sql STABLE AS $function$
     SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL)
       FROM pg_catalog.pg_index i
@@ -28,7 +30,7 @@ $function$;
 -- which only a snapshot from before can see. Hence STABLE: such a function sees what the statement
 -- sees that calls it, and that is a cursor opened before the REFRESH (named mvrefresh_gone).
 -- The transaction's number comes by a setting: with the cursor it is not known yet.
-CREATE FUNCTION {schema}.keys_touched(p_view oid, p_deleted boolean) RETURNS jsonb
+CREATE OR REPLACE FUNCTION {schema}.keys_touched(p_view oid, p_deleted boolean) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $function$
 DECLARE
     v_key  name := (SELECT k.name FROM {schema}.key_of(p_view) k);
@@ -46,7 +48,7 @@ END
 $function$;
 
 -- What the last refresh has changed, as `keys` of a link; null if nobody can tell, or it is much.
-CREATE FUNCTION {schema}.keys_changed(
+CREATE OR REPLACE FUNCTION {schema}.keys_changed(
     p_view oid, p_xid xid, p_inserted bigint, p_deleted bigint
 ) RETURNS jsonb LANGUAGE plpgsql
 SET mvrefresh.xid TO ''  -- in here alone: the transaction may be the caller's

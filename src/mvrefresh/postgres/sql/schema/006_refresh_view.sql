@@ -4,14 +4,14 @@
 
 -- A name as SQL writes it; quotes only where they are needed (not quote_ident, which also quotes
 -- keywords: every record has to have the same spelling).
-CREATE FUNCTION {schema}.quoted(p_name name) RETURNS text
+CREATE OR REPLACE FUNCTION {schema}.quoted(p_name name) RETURNS text
 LANGUAGE sql IMMUTABLE AS $function$
     SELECT CASE WHEN p_name ~ '^[a-z_][a-z0-9_$]*$' THEN p_name::text
                 ELSE '"' || pg_catalog.replace(p_name::text, '"', '""') || '"' END
 $function$;
 
 -- The name under which reports, history and notifications know a view.
-CREATE FUNCTION {schema}.label_of(p_view oid) RETURNS text
+CREATE OR REPLACE FUNCTION {schema}.label_of(p_view oid) RETURNS text
 LANGUAGE sql STABLE AS $function$
     SELECT CASE WHEN n.nspname = 'public' THEN '' ELSE {schema}.quoted(n.nspname) || '.' END
            || {schema}.quoted(c.relname)
@@ -23,7 +23,7 @@ $function$;
 -- The materialized views that a view reads: directly, through plain views, partitions and functions
 -- with an SQL body; with p_deep also those that they read. From this view on and by the indexes of
 -- the catalog, where the library, which wants to know it of all views, reads every edge once.
-CREATE FUNCTION {schema}.views_read(p_view oid, p_deep boolean DEFAULT false) RETURNS SETOF oid
+CREATE OR REPLACE FUNCTION {schema}.views_read(p_view oid, p_deep boolean DEFAULT false) RETURNS SETOF oid
 LANGUAGE sql STABLE AS $function$
     WITH RECURSIVE reached (class, id, kind) AS (
         SELECT 'pg_catalog.pg_class'::regclass::oid, p_view, ''
@@ -55,7 +55,7 @@ LANGUAGE sql STABLE AS $function$
 $function$;
 
 -- By which method, and why, in the words of the library's plan. No method: blocking was ruled out.
-CREATE FUNCTION {schema}.method_of(
+CREATE OR REPLACE FUNCTION {schema}.method_of(
     p_view oid, p_method text, p_fallback text, OUT strategy text, OUT reason text
 ) LANGUAGE plpgsql STABLE AS $function$
 DECLARE
@@ -110,7 +110,7 @@ END
 $function$;
 
 -- Raises what is wrong with a call before anything is touched, and says which view is meant.
-CREATE FUNCTION {schema}.check_refresh(
+CREATE OR REPLACE FUNCTION {schema}.check_refresh(
     p_view oid, p_method text, p_fallback text, p_lock_timeout interval, p_wait_timeout interval
 ) RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
@@ -181,7 +181,7 @@ END
 $function$;
 
 -- The record of what was not refreshed. One that cannot be written is a warning, and costs no more.
-CREATE FUNCTION {schema}.record_unrefreshed(
+CREATE OR REPLACE FUNCTION {schema}.record_unrefreshed(
     p_label text, p_status text, p_strategy text, p_reason text, p_duration_ms double precision,
     p_error text, p_trigger text, p_run_id uuid
 ) RETURNS bigint LANGUAGE plpgsql SET lock_timeout TO '1s' AS $function$
@@ -209,7 +209,7 @@ $function$;
 -- A failure is recorded and returned; what was done is rolled back to before it, the lock as well. A
 -- cancel (57014, as from statement_timeout) is no failure of the view, and ends the statement.
 -- The settings stand in the head, so that they are the caller's again however this ends.
-CREATE FUNCTION {schema}.refresh_view(
+CREATE OR REPLACE FUNCTION {schema}.refresh_view(
     p_view         regclass,
     p_method       text     DEFAULT 'auto',
     p_fallback     text     DEFAULT 'regular',
@@ -399,7 +399,7 @@ $function$;
 -- it commits, so it cannot stand in a transaction, and says so before anything is touched.
 --
 -- At the end it raises if a view was not refreshed, so that a scheduler's log has it, too.
-CREATE PROCEDURE {schema}.refresh_views(
+CREATE OR REPLACE PROCEDURE {schema}.refresh_views(
     p_views        regclass[] DEFAULT NULL,
     p_method       text       DEFAULT 'auto',
     p_fallback     text       DEFAULT 'regular',
