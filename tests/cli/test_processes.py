@@ -63,7 +63,8 @@ def test_ctrl_c_cancels_in_the_server(environment, endless, json_of, conn):
     assert err == ""
     (left,) = conn.execute(
         "SELECT count(*) FROM pg_stat_activity"
-        " WHERE query LIKE '%REFRESH MATERIALIZED%' AND pid <> pg_backend_pid() AND datname = current_database() AND state = 'active'"
+        " WHERE query LIKE '%REFRESH MATERIALIZED%' AND pid <> pg_backend_pid()"
+        " AND datname = current_database() AND state = 'active'"
     ).fetchone()
     assert left == 0
     assert json_of("history")["records"][0]["status"] == "cancelled"
