@@ -4,8 +4,9 @@
 
 **From commit to invalidation.** Another process has a resolver with its hits in memory, and
 threads that do nothing but ask for them; then the same without such threads. What is timed: from
-the return of COMMIT in this process to the moment at which that one's content has the new tag, as
-its last follower is told of it. The clock is the machine's monotonic one, the same for both.
+the return of COMMIT in this process to the moment at which that one holds nothing more of what has
+changed, as the last of its followers is told. The clock is the machine's monotonic one, the same
+for both.
 
 **At rest.** What the watch of one database with two resolvers asks, counted by
 `pg_stat_statements` in the server, over a stated time.
@@ -66,6 +67,7 @@ class Seen:
     def __init__(self) -> None:
         self.at: dict[int, float] = {}
         self.changed = Event()
+        self.let_go = 0.0
 
     def retag(self, tag: Tag | None, **_: object) -> None:
         """Note the moment."""
@@ -73,9 +75,15 @@ class Seen:
             self.at.setdefault(tag.refresh_no, monotonic())
             self.changed.set()
 
+    def discard(self, keys: object) -> None:  # noqa: ARG002 - a follower
+        """What is over is held no more, though the tag has not moved yet."""
+        self.let_go = monotonic()
+
     def advance(self, before: Tag, tag: Tag, keys: object) -> None:  # noqa: ARG002 - a follower
-        """The same where few rows have changed."""
-        self.retag(tag)
+        """Few rows have changed."""
+        self.at.setdefault(tag.refresh_no, self.let_go or monotonic())
+        self.let_go = 0.0
+        self.changed.set()
 
     def after_fork(self) -> None:
         """Nobody forks here."""

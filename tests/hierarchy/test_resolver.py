@@ -117,6 +117,9 @@ class Changes:
     def advance(self, before, tag, keys):
         self._tags.put(tag)
 
+    def discard(self, keys):
+        pass
+
     def after_fork(self):
         pass
 

@@ -232,6 +232,19 @@ def resident_of(resolver):
     return resolver._tiers.residence.current
 
 
+def test_what_is_named_is_let_go_before_the_tag_moves(resolver, conn, elsewhere, kind):
+    a_line(conn, elsewhere, resolver, kind)
+    tag = resolver._tiers.tree.tag
+    before = reads(resolver)["hits"]
+    resolver._tiers.tree.discard({7, "nobody"})
+    assert resolver._tiers.tree.tag == tag
+    for key in range(1, 51):
+        assert resolver.node(key).name == f"n{key}"
+        assert resolver.ancestors(key) == ()
+    again = 0 if kind == "shared" else 1  # there it is found in Redis, under the same tag
+    assert reads(resolver)["hits"] - before == again
+
+
 @pytest.mark.parametrize("kind", ["resident"], indirect=True)
 class TestResident:
     def test_with_gaps_it_stays_and_is_mended_when_a_subtree_is_asked_for(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import queue
 import threading
 from contextlib import ExitStack, contextmanager
+from uuid import UUID
 
 import pytest
 from tests.conftest import required
 from tests.pooler import PgBouncer
 from tests.proxy import GoesSilent
+from tests.refreshing.test_transaction import wait_until
 
 import mvrefresh
-from mvrefresh import Database, Schema
+from mvrefresh import Database, Schema, ViewName
 from mvrefresh.cache.content import Content
 
 PATIENCE = 20
+ONE = UUID(int=1)
 
 
 class Heard:
@@ -23,7 +26,7 @@ class Heard:
 
     def __init__(self):
         self.content = Content(self.nobody, lease=2.4)
-        self.tags = queue.Queue()
+        self.tags, self.let_go = queue.Queue(), queue.Queue()
         self.content.follow(self)
         self.next()
 
@@ -37,6 +40,9 @@ class Heard:
     def advance(self, before, tag, keys):
         self.tags.put(("told", tag))
 
+    def discard(self, keys):
+        self.let_go.put(keys)
+
     def after_fork(self):
         pass
 
@@ -48,7 +54,7 @@ class Heard:
 def view(conn):
     Schema().apply(conn)
     conn.execute("CREATE TABLE t (x int); CREATE MATERIALIZED VIEW v AS SELECT * FROM t")
-    return "public.v"
+    return ViewName("public", "v")
 
 
 @pytest.fixture
@@ -252,3 +258,57 @@ def test_whatever_is_raised_it_goes_on(dsn, view, caplog):
                 assert heard.next()[1].refresh_no == 1
     assert raises.raised
     assert "cannot be watched" in caplog.text
+
+
+def test_what_a_notification_names_is_let_go_before_the_answer(dsn, conn, view):
+    conn.execute("INSERT INTO t VALUES (1), (2); CREATE UNIQUE INDEX ON v (x)")
+    heard = Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard):
+            assert heard.next()[1].refresh_no == 1
+            conn.execute("UPDATE t SET x = 3 WHERE x = 2")
+            mvrefresh.refresh_materialized_view(database, view)
+            assert heard.let_go.get(timeout=PATIENCE) == {2, 3}
+            assert heard.next()[1].refresh_no == 2
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "hello",
+        "[]",
+        '{"view": "v"}',
+        '{"view": "v", "k": 7}',
+        '{"view": "v", "k": [{}, []]}',
+        '{"view": ["v"], "k": [1]}',
+        '{"view": "w", "k": [1]}',
+        '{"view": "v", "k": null}',
+    ],
+)
+def test_whatever_is_notified_nothing_is_let_go_that_is_not_named(dsn, conn, view, payload):
+    """Everybody may notify; the most he can do is to have something read again."""
+    heard = Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard) as watch:
+            assert heard.next()[1].refresh_no == 1
+            asked = watch.asked
+            conn.execute("SELECT pg_notify('mvrefresh', %s)", (payload,))
+            wait_until(lambda: watch.asked > asked)
+            assert heard.let_go.empty()
+            conn.execute("INSERT INTO t VALUES (1)")
+            mvrefresh.refresh_materialized_view(database, view)
+            assert heard.next()[1].refresh_no == 2
+
+
+def test_uuids_are_let_go_as_what_they_are_and_as_texts(dsn, conn, view):
+    """What type the column has, the notification does not say."""
+    heard = Heard()
+    with Database(dsn) as database:
+        mvrefresh.refresh_materialized_view(database, view)
+        with watching(database, view, heard):
+            heard.next()
+            conn.execute("SELECT pg_notify('mvrefresh', %s)", (f'{{"view": "v", "k": ["{ONE}"]}}',))
+            assert heard.let_go.get(timeout=PATIENCE) == {ONE, str(ONE)}

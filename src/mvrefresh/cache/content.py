@@ -47,6 +47,10 @@ class Follower(Protocol):
         """
         ...
 
+    def discard(self, keys: Collection[Any]) -> None:
+        """Hold nothing of these rows; the tag stays."""
+        ...
+
     def after_fork(self) -> None:
         """Called in a forked child: a lock that is held now is held for ever."""
         ...
@@ -173,6 +177,16 @@ class Content:
         self.stand(line.tag, moment)
         if was_blind:
             self._saw_again()
+
+    def discard(self, keys: Collection[Any]) -> None:
+        """Have nothing held of these rows: somebody has said that they have changed.
+
+        Only an answer of the database moves the tag. This takes his word for nothing but that there
+        is something to be read again, a few moments earlier.
+        """
+        with self._changing:
+            for follower in self._followers:
+                follower.discard(keys)
 
     def _move(self, line: Line) -> None:
         held = self._held

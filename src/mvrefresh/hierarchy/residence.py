@@ -113,6 +113,12 @@ class Residence:
         if there.gaps > _GAPS * len(there):
             self.mend()
 
+    def discard(self, keys: Collection[Any]) -> None:
+        """Forget some rows."""
+        there = self.current
+        if there is not None and there.tag is not None:
+            there.forget(keys, there.tag)
+
     def after_fork(self) -> None:
         """In a forked child: nobody is in the middle of anything."""
         self._lock = Lock()

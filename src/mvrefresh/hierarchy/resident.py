@@ -47,7 +47,6 @@ class ResidentHierarchy:
 
     Attributes:
         tag: Of the content; set by who has read it.
-        gaps: How many rows were forgotten.
         entries: Records of the ancestors by id, of those that were asked for lately; read as those
             of `MemoryTier`. Who has the same parent has the same record.
 
@@ -56,9 +55,9 @@ class ResidentHierarchy:
     """
 
     __slots__ = (
-        "_above", "_by_parent", "_capacity", "_ends", "_families", "_ids", "_label_begins",
-        "_labels", "_lock", "_names", "_places", "_roots", "_twins", "_under", "_with_path",
-        "entries", "gaps", "tag",
+        "_above", "_by_parent", "_capacity", "_ends", "_families", "_gone", "_ids",
+        "_label_begins", "_labels", "_lock", "_names", "_places", "_roots", "_twins", "_under",
+        "_with_path", "entries", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +68,7 @@ class ResidentHierarchy:
         capacity: int = 100_000,
     ) -> None:
         self.tag: Tag | None = None
-        self.gaps = 0
+        self._gone: set[Any] = set()
         self._lock = Lock()  # of what is kept of answers, against `forget`
         self.entries: dict[Any, Record[Chain]] = {}
         self._capacity = capacity
@@ -152,6 +151,11 @@ class ResidentHierarchy:
         """In a forked child: nobody is in the middle of anything."""
         self._lock = Lock()
 
+    @property
+    def gaps(self) -> int:
+        """How many rows were forgotten."""
+        return len(self._gone)
+
     def forget(self, keys: Collection[Any], tag: Tag) -> None:
         """Hold the rest under another tag.
 
@@ -160,7 +164,7 @@ class ResidentHierarchy:
             tag: The other tag.
         """
         with self._lock:
-            self.gaps += len(keys)  # first: a subtree is none from here on
+            self._gone.update(keys)  # first: a subtree is none from here on
             for key in keys:
                 self._places.pop(key, None)
                 self.entries.pop(key, None)

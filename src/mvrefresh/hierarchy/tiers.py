@@ -23,7 +23,6 @@ from mvrefresh.hierarchy.reader import KEY, HierarchyReader
 from mvrefresh.hierarchy.replica import NO_FIGURES, ReplicaFirst
 from mvrefresh.hierarchy.residence import Residence
 from mvrefresh.hierarchy.teller import Teller
-from mvrefresh.postgres import definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -92,6 +91,9 @@ class _Then:
 
     def advance(self, before: Tag, tag: Tag, keys: Collection[Any]) -> None:  # noqa: ARG002
         self._do()
+
+    def discard(self, keys: Collection[Any]) -> None:
+        """Other rows, the same dict."""
 
     def after_fork(self) -> None:
         """It holds no lock."""
@@ -181,7 +183,7 @@ class HierarchyTiers:
             SWEEPER.add(each)
         if self.watch is not None:
             for view, content in zip(source.views, (self.tree, self.tally), strict=False):
-                self.watch.add(content, definition.identifier(view).as_string(None), KEY)
+                self.watch.add(content, view, KEY)
 
     def when_moved(self, do: Callable[[], None]) -> None:
         """Call this at once, and whenever look-ups are to read another dict from then on."""

@@ -20,12 +20,15 @@ from contextlib import closing, contextmanager, suppress
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
+from uuid import UUID
 
+import orjson
 import psycopg
 from psycopg import pq, sql
 
 from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.errors import DatabaseUnavailable, MvrefreshError
+from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of
 from mvrefresh.postgres.notify import CHANNEL
 from mvrefresh.postgres.tags import Asked, answer, question
@@ -36,12 +39,15 @@ if TYPE_CHECKING:
 
     from mvrefresh.cache.content import Content
     from mvrefresh.postgres.database import Database
+    from mvrefresh.refreshing.view import ViewName
 
 log = logging.getLogger("mvrefresh")
 
 EVERY: Final = 1.0  # seconds between two questions
 PATIENCE: Final = 1.0  # seconds until an answer has to be there
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before the next connection
+
+_UUID: Final = 36  # letters
 
 Row = tuple[bytes | None, ...]
 
@@ -51,10 +57,16 @@ class Stopped(Exception):  # noqa: N818 - what happened
 
 
 class Watched(NamedTuple):
-    """A content, of which view it is, and by which column its rows have their keys."""
+    """A content, of which view it is, and by which column its rows have their keys.
+
+    Attributes:
+        label: The view's in notifications.
+        asked: As SQL reads its name.
+    """
 
     content: Content
-    view: str
+    label: str
+    asked: str
     key: str
 
 
@@ -94,16 +106,17 @@ class TagWatch:
 
     # -- who is told ---------------------------------------------------------------------------
 
-    def add(self, content: Content, view: str, key: str) -> None:
+    def add(self, content: Content, view: ViewName, key: str) -> None:
         """Tell a content of this view from now on.
 
         Args:
             content: To be told.
-            view: As SQL reads its name.
+            view: Its name.
             key: The column of the keys by which it is held.
         """
         with self._lock:
-            self._contents[content] = Watched(content, view, key)
+            name = definition.identifier(view).as_string(None)
+            self._contents[content] = Watched(content, str(view), name, key)
             self._ring()
         self.go_on()
 
@@ -237,7 +250,7 @@ class _Visit:
         began = monotonic()
         questions = [each.content.ask() for each in watched]
         asked = [
-            Asked(each.view, each.key, question.known)
+            Asked(each.asked, each.key, question.known)
             for each, question in zip(watched, questions, strict=True)
         ]
         if asked != self._asked:
@@ -251,7 +264,7 @@ class _Visit:
     def _wait_until(self, moment: float) -> None:
         """Wait for the moment, for a notification, or for the bell."""
         pgconn = self._pgconn
-        while pgconn.notifies() is None:
+        while (said := pgconn.notifies()) is None:
             left = moment - monotonic()
             if left <= 0:
                 return
@@ -261,8 +274,25 @@ class _Visit:
                 return
             if ready:
                 pgconn.consume_input()
-        while pgconn.notifies() is not None:  # one question answers them all
-            pass
+        while said is not None:  # one question answers them all
+            self._heard(said.extra)
+            said = pgconn.notifies()
+
+    def _heard(self, payload: bytes) -> None:
+        """Let go of what has changed before it is asked: an answer takes several turns.
+
+        With four busy threads each of them takes milliseconds, in which what is over was answered.
+        """
+        try:
+            said = orjson.loads(payload)
+            label, keys = said["view"], frozenset(said["k"])
+            # What type the column has, only the state row says.
+            keys |= {UUID(key) for key in keys if isinstance(key, str) and len(key) == _UUID}
+        except (ValueError, TypeError, KeyError):
+            return  # all may have changed; or nobody of ours has said that
+        for watched in self._watch.whom_to_tell():
+            if watched.label == label and keys:
+                watched.content.discard(keys)
 
     def _answer(self, statement: bytes) -> list[Row]:
         """The rows that a statement gives, as text; within the patience."""
