@@ -279,8 +279,8 @@ def run(dsn: str, *, quick: bool = False) -> list[Row | Figure | Score]:
         fill(inside, SOURCE, 1_000, "bushy")
         with Database(dsn) as database:
             refresh(database, SOURCE.views).raise_for_failures()
-        found += noticed(dsn, inside, 5 if quick else 200)
-        found += at_rest(dsn, inside, 2.0 if quick else 70.0)
+        found += noticed(dsn, inside, 3 if quick else 200)
+        found += at_rest(dsn, inside, 1.0 if quick else 70.0)
 
         size, rounds = (1_000, 2) if quick else (20_000, 20)
         fill(inside, SOURCE, size, "bushy")

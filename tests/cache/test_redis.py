@@ -323,3 +323,21 @@ def test_a_redis_that_was_flushed_is_empty(own_redis):
         assert tier.get("a") is MISSING
         tier.put_many({"a": 2}, TAG)
         assert tier.get("a") == 2
+
+
+def test_who_has_waited_in_vain_does_not_wait_again_to_write(tier, monkeypatch):
+    asked = []
+
+    def away(names):
+        asked.append("read")
+        raise redis.TimeoutError
+
+    monkeypatch.setattr(tier._link.client, "mget", away)
+    monkeypatch.setattr(tier._link.client, "pipeline", lambda **_: asked.append("write"))
+    assert tier.get_many(["a"]) == {}
+    tier.put_many({"a": 1}, TAG)
+    assert asked == ["read"]
+    monkeypatch.undo()
+    assert tier.get_many(["a"]) == {}  # it is there again
+    tier.put_many({"a": 1}, TAG)
+    assert tier.get("a") == 1

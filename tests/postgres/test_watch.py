@@ -194,7 +194,7 @@ def test_two_contents_share_one_connection_and_one_question(dsn, conn, view):
         mvrefresh.refresh(database)
         with (
             watching(database, view, one) as watch,
-            watching(database, "public.w", two),
+            watching(database, ViewName("public", "w"), two),
         ):
             assert one.next()[1].refresh_no == two.next()[1].refresh_no == 1
             (count,) = conn.execute(
@@ -209,7 +209,7 @@ def test_two_contents_share_one_connection_and_one_question(dsn, conn, view):
 def test_without_the_librarys_tables_it_says_so_and_goes_on(dsn, conn, caplog):
     conn.execute("CREATE MATERIALIZED VIEW v AS SELECT 1 AS x")
     heard = Heard()
-    with Database(dsn) as database, watching(database, "public.v", heard):
+    with Database(dsn) as database, watching(database, ViewName("public", "v"), heard):
         while "cannot be watched" not in caplog.text:
             threading.Event().wait(0.01)
         Schema().apply(conn)

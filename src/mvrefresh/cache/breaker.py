@@ -62,6 +62,11 @@ class Breaker:
         """Whether it keeps callers away."""
         return self._opens_at is not None
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last try went wrong."""
+        return self._in_a_row > 0
+
     def may_try(self) -> bool:
         """Whether to try; who is told so has to say how it went."""
         if self._opens_at is None:

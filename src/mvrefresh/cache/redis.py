@@ -47,8 +47,8 @@ _VERSION: Final = 3  # of what is written; a checksum begins with it
 _CHECK: Final = 4  # bytes of the checksum at the end
 _MARK: Final = 4 + 16  # bytes before it, of the tag
 _TAIL: Final = _MARK + _CHECK
-# CRC-32 of anything with its own CRC-32 behind it, whatever it began with: a value is checked
-# without being cut up, and in a third of the time.
+# CRC-32 of anything with its own CRC-32 behind it, whatever it began with: so a value is checked
+# without being cut up, in three quarters of the time.
 _RESIDUE: Final = 0x2144DF1C
 _ID_KINDS: Final[dict[type, str]] = {int: "i", str: "s", UUID: "u"}
 
@@ -220,7 +220,7 @@ class RedisTier(Generic[K, V]):
             return {}
         named, ids = _ids(keys)
         start = self._start(line)
-        names: Any = [start + each for each in ids]  # bytes, which redis-py need not encode
+        names: Any = [start + each for each in ids]  # as bytes: 6 % off redis-py's part
         data: Any = self._link.try_to(lambda client: client.mget(names)) if names else None
         found, hits = self._read(line, tag, named, ids, data) if data else ({}, 0)
         self._hits += hits
@@ -240,8 +240,8 @@ class RedisTier(Generic[K, V]):
         if len(values) < len(data):
             there = [value is not None for value in data]
             keys, ids = list(compress(keys, there)), list(compress(ids, there))
-        # Mostly all are equal to some that were checked and read: then a hundred of them are done
-        # in 35 us, in a loop of Python's in 90 (and a MGET of them takes 250 by hiredis).
+        # Mostly all are equal to some that were checked and read. To find one of them by its bytes
+        # takes 0.2 us; to check and read ancestors, 4.
         bodies = list(map(bytes.removeprefix, values, ids))
         met = self._met_under(line, tag)
         try:
@@ -290,8 +290,8 @@ class RedisTier(Generic[K, V]):
 
     def keep(self, line: Line, values: Mapping[K, V]) -> None:
         """Keep values that were read under this content's tag, whatever the current one is."""
-        if line.tag is None:
-            return
+        if line.tag is None or self._link.breaker.failing:
+            return  # who has waited for a read in vain would wait again
         start, mark = self._start(line), _mark(line.tag)
         seed, written = _seed(start), []
         for key, each in zip(*_ids(list(values)), strict=True):
@@ -356,10 +356,7 @@ def _mark(tag: Tag) -> bytes:
 
 def _ids(keys: Sequence[K]) -> tuple[Sequence[K], list[bytes]]:
     """Those of the keys that can be an id, and each as it ends a name and begins a value."""
-    types = set(map(type, keys))
-    if types == {int}:  # written all at once, in half the time
-        return keys, f"i{',i'.join(map(str, keys))}".encode().split(b",")
-    if not types <= _ID_KINDS.keys():
+    if not _ID_KINDS.keys() >= set(map(type, keys)):
         keys = [key for key in keys if type(key) in _ID_KINDS]
     return keys, [f"{_ID_KINDS[type(key)]}{key}".encode("utf-8", "surrogatepass") for key in keys]
 
