@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
-    from mvrefresh import ViewName
+    from mvrefresh import RefreshReport, ViewName
 
 ROOT = 1
 SETUP = """
@@ -245,11 +245,11 @@ class Writer:
         self._look()
 
     def _by_resolver(self, views: Sequence[ViewName]) -> None:
-        self._resolver.refresh_with(self._resolver.runner(), views).raise_for_failures()
+        _raise_for(self._resolver.refresh_with(self._resolver.runner(), views))
 
     def _wholly(self, views: Sequence[ViewName]) -> None:
         """So that nobody can tell which rows have changed."""
-        refresh(self._database, views, method="regular").raise_for_failures()
+        _raise_for(refresh(self._database, views, method="regular"))
         self._resolver.look_again()
 
     def _by_sql(self, views: Sequence[ViewName]) -> None:
@@ -299,3 +299,9 @@ class Writer:
             self._unsettled |= set(lost)
 
         return what_was_right_is_right_again
+
+
+def _raise_for(report: RefreshReport) -> None:
+    for outcome in report:
+        if outcome.error is not None:
+            raise outcome.error

@@ -371,7 +371,7 @@ class TestManyChildren:
 
     def test_a_page_is_read_from_where_the_last_ended(self, crowd, conn):
         with reading(crowd) as reader:
-            query = sql.SQL(reader._text("descendants", "%s", conn))
+            query = sql.SQL(reader._statements.text("descendants", "%s", conn))
         values = {"id": 0, "depth": 1, "limit": 50, "after_path": "r.c50000", "after_id": 50_000}
         for mode in ("force_custom_plan", "force_generic_plan"):
             conn.execute(f"SET plan_cache_mode = {mode}")
@@ -503,7 +503,7 @@ def test_ancestors_are_looked_for_by_the_index_that_is_there(dsn, conn):
     for create in (INDEXES["btree"], INDEXES["gist"]):
         conn.execute(f"DROP INDEX IF EXISTS entities_path_idx; {create}; ANALYZE entities")
         with reading(dsn) as reader, closing(psycopg.connect(dsn)) as other:
-            query = sql.SQL(reader._text("live_ancestors", "%s", conn))
+            query = sql.SQL(reader._statements.text("live_ancestors", "%s", conn))
             explained = other.execute(
                 sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + query, [[77, 7777]]
             ).fetchone()[0]

@@ -482,8 +482,8 @@ class TestFailing:
         with GoesSilent(world.standby.dsn(world.name, tcp=True)) as proxy:
             resolver = world.make(read_dsn=proxy.dsn)
             resolver.ancestors(3)
-            read, asked = resolver._tiers.reader._text, threading.Event()
-            resolver._tiers.reader._text = lambda *given: (asked.set(), read(*given))[1]
+            read, asked = resolver._tiers.reader._statements.text, threading.Event()
+            resolver._tiers.reader._statements.text = lambda *given: (asked.set(), read(*given))[1]
 
             async def cancelled():
                 async with AsyncHierarchyResolver(resolver) as face:

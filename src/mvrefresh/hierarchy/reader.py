@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from importlib.resources import files
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
@@ -19,6 +18,7 @@ from mvrefresh.errors import ConfigurationError
 from mvrefresh.hierarchy.node import Chain, HierarchyCounts, HierarchyNode, chain_of, node_of
 from mvrefresh.hierarchy.residence import Load
 from mvrefresh.hierarchy.resident import ResidentHierarchy
+from mvrefresh.hierarchy.statements import LIST, Statements, sent
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 from mvrefresh.postgres.tags import Asked, answer, question
@@ -34,20 +34,9 @@ if TYPE_CHECKING:
 KEY: Final = "entity_id"
 """The column of the keys of its views."""
 
-_SMALLEST_LABEL_CHARACTER: Final = {True: "-", False: "0"}  # from PostgreSQL 16, and before
 _METERED: Final = {"ancestors": 0, "counts": 1}  # the reads of a view, and its place
-_POSTGRES_16: Final = 16_00_00
-_BIGINT: Final = -(2**63), 2**63 - 1
 _FAMILIES: Final = 20_000  # chains of ancestors that are kept for the reads to come, or a few more
 
-# How ids stand in a statement. A list as psycopg writes it takes a tenth of the whole read; one of
-# integers has a type by their size besides, and each type is another statement to prepare.
-_LIST: Final = "%s"
-_INTEGERS: Final = "%s::bigint[]"
-_UUIDS: Final = "%b"
-_AS_THE_SERVER_GUESSES: Final = 10  # ids in an array that is a parameter
-
-_NEAREST: Final = {True: "v.ancestor_ids[cardinality(v.ancestor_ids)]", False: "NULL::text"}
 _HOW_MANY: Final = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) v")
 _FETCH: Final = b"FETCH 5000 FROM mvrefresh"
 
@@ -102,7 +91,7 @@ class HierarchyReader:
         self._tracked = tracked
         self._meter = meter
         self._views = [definition.identifier(view).as_string(None) for view in source.views]
-        self._texts: dict[tuple[str, str, int], str] = {}
+        self._statements = Statements(database.schema, source, tracked=tracked)
         self._ancestors: tuple[Tag | None, dict[Any, Chain]] = None, {}
 
     # -- from the views ------------------------------------------------------------------------
@@ -174,7 +163,9 @@ class HierarchyReader:
         with unavailable_when_lost(), lend() as connection:
             cursor = connection.cursor(row_factory=tuple_row)
             if way is not None:
-                rows = cursor.execute(self._tag(0)).fetchall()  # or all is read for nothing
+                rows = cursor.execute(
+                    self._statements.tag(0)
+                ).fetchall()  # or all is read for nothing
                 _told([(number, token, age) for number, token, _, age in rows], 0.0, way)
             view = definition.identifier(self._source.views[0])
             counted = cursor.execute(_HOW_MANY.format(view), (limit + 1,)).fetchone()
@@ -183,7 +174,7 @@ class HierarchyReader:
             tags: list[list[str | None]] = []
             asked = monotonic()
             with connection.transaction():
-                query = self._text("everything", _LIST, connection)
+                query = self._statements.text("everything", LIST, connection)
                 cursor.execute(f"DECLARE mvrefresh NO SCROLL CURSOR FOR {query}")
                 hierarchy = ResidentHierarchy(
                     _chunks(connection, tags, go_on),
@@ -237,9 +228,9 @@ class HierarchyReader:
     ) -> tuple[list[tuple[Any, ...]], float]:
         """The rows, and when they were asked for."""
         values: Any
-        placeholder, values = (_LIST, what) if isinstance(what, dict) else _sent(what)
+        placeholder, values = (LIST, what) if isinstance(what, dict) else sent(what)
         with (self._database.reader if way is None else way.lend)() as connection:
-            query = self._text(name, placeholder, connection)
+            query = self._statements.text(name, placeholder, connection)
             cursor = connection.cursor(row_factory=tuple_row, binary=True)
             view = _METERED.get(name)
             asked = monotonic()
@@ -292,69 +283,6 @@ class HierarchyReader:
                 f"schema {schema}; else say HierarchySource(ltree_schema=...)"
             )
         return f"these ids are not of the type of column {self._source.id}: {what!r:.200} ({said})"
-
-    def _text(self, name: str, placeholder: str, connection: psycopg.Connection[Any]) -> str:
-        """A statement, written once: to compose it takes longer than to send it."""
-        version = connection.pgconn.server_version
-        key = name, placeholder, version
-        text = self._texts.get(key)
-        if text is None:
-            text = self._compose(name, placeholder, version).as_string(connection)
-            self._texts[key] = text
-        return text
-
-    def _compose(self, name: str, placeholder: str, version: int) -> sql.Composed:
-        source = self._source
-        ancestors, counts, _ = source.views
-        file = files("mvrefresh.hierarchy.sql.read").joinpath(f"{name}.sql")
-        text = file.read_text(encoding="utf-8").replace(_LIST, placeholder)
-        parts: dict[str, sql.Composable] = {
-            **source.names(),
-            "ancestor_name": sql.Identifier("a", source.name or source.id),
-            "ancestors": definition.identifier(ancestors),
-            "counts": definition.identifier(counts),
-            "tag": self._tag(1 if name == "counts" else 0),
-            "nearest": sql.SQL(_NEAREST[source.parent is not None]),
-            "least": sql.Literal(_SMALLEST_LABEL_CHARACTER[version >= _POSTGRES_16]),
-        }
-        if name != "everything":  # which takes no parameters, and so no sign of one for one
-            parts = {key: _doubled(part) for key, part in parts.items()}
-        return sql.SQL(text).format(**parts)
-
-    def _tag(self, view: int) -> sql.Composed:
-        if not self._tracked:
-            return sql.Composed([_NO_TAG])
-        file = files("mvrefresh.hierarchy.sql.read").joinpath("tag.sql")
-        name = self._views[view]
-        return sql.SQL(file.read_text(encoding="utf-8")).format(
-            state=self._database.schema.identifier("state"), view_name=sql.Literal(name)
-        )
-
-
-_NO_TAG = sql.SQL(
-    "SELECT NULL::bigint AS refresh_no, NULL::uuid AS content_token,"
-    " NULL::timestamptz AS content_as_of, NULL::float8 AS age WHERE false"
-)
-
-
-def _doubled(part: sql.Composable) -> sql.SQL:
-    """As it is written where a per cent sign begins a parameter: names may hold one."""
-    return sql.SQL(part.as_string(None).replace("%", "%%"))
-
-
-def _sent(ids: Sequence[Any]) -> tuple[str, tuple[Any]]:
-    """Ids as they stand in a statement, and as they are sent.
-
-    Fewer than the server guesses are made as many: a plan for just those few would seem so much
-    cheaper to it than the one it has that it would plan anew each time, which takes three times as
-    long as to read one. An id that comes twice is looked up once.
-    """
-    if 0 < len(ids) < _AS_THE_SERVER_GUESSES:
-        ids = [*ids, *[ids[0]] * (_AS_THE_SERVER_GUESSES - len(ids))]
-    types = set(map(type, ids))
-    if types == {int} and _BIGINT[0] <= min(ids) and max(ids) <= _BIGINT[1]:
-        return _INTEGERS, ("{" + ",".join(map(str, ids)) + "}",)
-    return _UUIDS if types == {UUID} else _LIST, (list(ids),)
 
 
 def _lineage(row: tuple[Any, ...]) -> Lineage:
