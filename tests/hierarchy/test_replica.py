@@ -110,6 +110,13 @@ class World:
             return conn.execute(OURS, [self.name]).fetchone()[0]
 
 
+@pytest.fixture(autouse=True)
+def patience(request, monkeypatch):
+    """A machine may be busy: where nothing is to hang, a replica has more time."""
+    if request.cls is not TestFailing:
+        monkeypatch.setattr(module, "PATIENCE", 20.0)
+
+
 @pytest.fixture
 def world(pair):
     primary, standby, databases = pair
