@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import mmap
 from math import inf
-from struct import pack_into, unpack_from
+from struct import unpack_from
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -58,14 +58,21 @@ class Truth:
                 file.truncate(size)  # what nobody writes takes no room
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), size)
+        # By these, a number is written at once: `pack_into` sets it to zero first, and a reader of
+        # another process may see that.
+        self._numbers = memoryview(self._memory).cast("q")
+        self._moments = memoryview(self._memory).cast("d")
 
     # -- who writes ----------------------------------------------------------------------------
 
     def begin(self, fact: int, value: int) -> None:
         """From now on it may be seen: to be called before it is written."""
         base, count = self._of(fact)
-        pack_into(_ENTRY, self._memory, base + 8 + count % _ROOM * _SIZE, value, inf, inf)
-        pack_into("q", self._memory, base, count + 1)
+        place = (base + 8 + count % _ROOM * _SIZE) // 8
+        # Its end first: in the ring, a value of long ago stood there.
+        self._moments[place + 1] = self._moments[place + 2] = inf
+        self._moments[place] = value
+        self._numbers[base // 8] = count + 1
 
     def settle(self, fact: int) -> None:
         """The last value is in the view, says a refresh that has returned: all before are over."""
@@ -73,7 +80,7 @@ class Truth:
         for place in self._places(fact)[1:]:
             for until in (place + 8, place + 16):
                 if unpack_from("d", self._memory, until)[0] == inf:
-                    pack_into("d", self._memory, until, now)
+                    self._moments[until // 8] = now
 
     def lose(self, fact: int, known: int) -> None:
         """All but the last value are over by a failover, which has lost those after the `known`.
@@ -84,7 +91,7 @@ class Truth:
         self.settle(fact)
         count = self.count(fact)
         for place in self._places(fact)[1 : count - known]:
-            pack_into("d", self._memory, place + 16, inf)
+            self._moments[(place + 16) // 8] = inf
 
     def count(self, fact: int) -> int:
         """How many values it has had."""
@@ -128,7 +135,7 @@ class Truth:
 
     def raise_the_alarm(self) -> None:
         """Somebody has seen a stale answer: whoever waits for one need not wait any longer."""
-        pack_into("q", self._memory, 0, 1)
+        self._numbers[0] = 1
 
     @property
     def alarmed(self) -> bool:
