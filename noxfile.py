@@ -21,7 +21,8 @@ def install(session: nox.Session, *groups: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     install(session, "test", "examples", "bench")
-    session.run("pytest", *session.posargs)
+    # Each worker has servers of its own; what one of them waits for leaves a core to the other.
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
