@@ -1,4 +1,4 @@
-"""Which error is which answer: one table, and the route that asks it."""
+"""Which error is which answer: one table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from mvrefresh import errors
@@ -15,9 +14,6 @@ from mvrefresh.web.models import Detail
 from mvrefresh.web.responses import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from starlette.requests import Request
     from starlette.responses import Response
 
 log = logging.getLogger("mvrefresh")
@@ -102,22 +98,6 @@ def _invalid(error: Any) -> str:
         place = ".".join(str(part) for part in each["loc"] if part not in ("body", "query"))
         found.append(f"{place}: {each['msg']}" if place else each["msg"])
     return "; ".join(found)
-
-
-class Route(APIRoute):
-    """A route whose errors are answered by the table, whatever handlers the host has."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, and what it raises as an answer."""
-        handle = super().get_route_handler()
-
-        async def answered(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except EXPECTED as error:
-                return answer_to(error)
-
-        return answered
 
 
 def documented(*statuses: int, **others: Any) -> dict[int | str, dict[str, Any]]:

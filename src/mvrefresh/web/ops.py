@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from mvrefresh.web.errors import Route, documented
+from mvrefresh.web.errors import documented
 from mvrefresh.web.health import EVERY, HealthWatch
 from mvrefresh.web.models import Alive, Health
 from mvrefresh.web.responses import answer
+from mvrefresh.web.route import Route
 from mvrefresh.web.waiting import Waiting
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from mvrefresh.errors import ConfigurationError
 from mvrefresh.web import automated, hierarchy
 from mvrefresh.web.answers import refreshed, status_of
 from mvrefresh.web.bodies import read_body, taken
-from mvrefresh.web.errors import Route, documented
+from mvrefresh.web.errors import documented
 from mvrefresh.web.models import NothingRefreshed, Refreshed, RefreshStatus, Selection
 from mvrefresh.web.refresher import ByService, Refresher
 from mvrefresh.web.responses import answer
+from mvrefresh.web.route import Route
 from mvrefresh.web.waiting import Waiting, on_a_thread, within
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def refresh_router(
     Raises:
         ConfigurationError: Neither a resolver nor a service nor a database was given.
     """
-    refresher = _refresher(resolver, service, database, views, metrics, policy)
+    refresher = _refresher(resolver, service, database, views=views, metrics=metrics, policy=policy)
     if metrics is None:
         metrics = refresher.metrics if service is None else service.metrics
     waiting = Waiting(resolver)
@@ -106,6 +107,7 @@ def _refresher(
     resolver: OptimizedHierarchyResolver | None,
     service: RefreshService | None,
     database: Database | None,
+    *,
     views: Iterable[ViewLike] | None,
     metrics: MetricsStore | None,
     policy: RefreshPolicy | None,

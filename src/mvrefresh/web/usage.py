@@ -13,10 +13,11 @@ from fastapi import APIRouter
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.postgres.function import call_refresh_function
 from mvrefresh.usage.source import UsageSource
-from mvrefresh.web.errors import Route, documented
+from mvrefresh.web.errors import documented
 from mvrefresh.web.models import UsageNotRefreshed, UsageRefreshed
 from mvrefresh.web.refresher import Refresher
 from mvrefresh.web.responses import answer
+from mvrefresh.web.route import Route
 from mvrefresh.web.waiting import on_a_thread, within
 
 if TYPE_CHECKING:
