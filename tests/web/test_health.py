@@ -142,7 +142,7 @@ def test_one_look_at_a_time_and_one_that_hangs_is_a_finding(database):
         assert slow.most == slow.asking == 1
         slow.go_on.set()
         async with asyncio.timeout(20):
-            while (await watch.latest()).status != "healthy":
+            while (await watch.latest()).status != "healthy":  # noqa: ASYNC110 - it tells if asked
                 await asyncio.sleep(0.001)
         await until(lambda: watch.looks > 3)
         await watch.stop()

@@ -111,7 +111,7 @@ def test_views_that_are_not_there(dsn, conn):
     with Database(dsn) as database:
         status, document = asked(database)
     assert status == 404
-    shapes.check({"detail": lambda found: HOURLY in found}, document)
+    shapes.check({"detail": lambda found: "archon_mcp_usage_" in found}, document)
 
 
 @pytest.mark.parametrize("settings", [{}, {"by": "function"}, {"by": "hand"}])

@@ -35,10 +35,11 @@ AGE: Final = b"x-mvrefresh-age"
 PAGE: Final = 1_000
 MOST: Final = 10_000
 
+_BEYOND: Final = 2**63  # no column has such an id, and orjson does not write it
 _MEMORY: Final = (TIER, b"l1")
 _SLOWEST: Final = ("l1", "l2", "l4", "source")
 _SCHEMAS: Final[dict[Any, dict[str, str]]] = {
-    int: {"type": "integer"},
+    int: {"type": "integer", "format": "int64"},
     UUID: {"type": "string", "format": "uuid"},
 }
 _HEADERS: Final = {
@@ -92,9 +93,12 @@ def reader_of(id_type: Callable[[str], Any]) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         try:
-            return id_type(text)
+            key = id_type(text)
         except (ValueError, TypeError, ArithmeticError):
             raise ConfigurationError(f"{text!r:.200} is no id") from None
+        if isinstance(key, int) and not -_BEYOND <= key < _BEYOND:
+            raise ConfigurationError(f"{text!r:.200} is no id: it has more than 64 bits")
+        return key
 
     return read
 
@@ -199,6 +203,8 @@ def _add_batch(
 ) -> None:
     kind: Any = id_type if id_type in (int, UUID, str) else str
     convert = None if kind is id_type else reader_of(id_type)
+    if kind is int:
+        kind = Annotated[int, Field(ge=-_BEYOND, lt=_BEYOND)]
     many: type[BaseModel] = create_model(
         "Ids",
         __config__=ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ids": []}]}),
