@@ -20,7 +20,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    install(session, "test", "examples", "bench")
+    install(session, "test", "examples", "bench", "web")
     session.run("pytest", *session.posargs)
 
 
@@ -53,6 +53,12 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     install(session, "test", "examples")
     session.run("pytest", "tests/test_examples.py", "tests/docs", *session.posargs)
+
+
+@nox.session
+def web(session: nox.Session) -> None:
+    install(session, "test", "web")
+    session.run("pytest", "tests/web", *session.posargs)
 
 
 @nox.session

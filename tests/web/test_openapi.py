@@ -20,13 +20,9 @@ from mvrefresh import Database, OptimizedHierarchyResolver, RefreshService
 from mvrefresh.web import models, ops_router, refresh_router, usage_router
 
 ROOT = Path(__file__).parents[2]
-CHECKS = ",".join(
-    (
-        "not_a_server_error",
-        "status_code_conformance",
-        "content_type_conformance",
-        "response_schema_conformance",
-    )
+CHECKS = (
+    "not_a_server_error,status_code_conformance,"
+    "content_type_conformance,response_schema_conformance"
 )
 
 
