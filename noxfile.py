@@ -20,7 +20,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    install(session, "test", "examples", "bench")
+    install(session, "test", "examples", "bench", "web")
     # Each worker has servers of its own; what one of them waits for leaves a core to the other.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
@@ -54,6 +54,12 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     install(session, "test", "examples")
     session.run("pytest", "tests/test_examples.py", "tests/docs", *session.posargs)
+
+
+@nox.session
+def web(session: nox.Session) -> None:
+    install(session, "test", "web")
+    session.run("pytest", "tests/web", *session.posargs)
 
 
 @nox.session

@@ -36,6 +36,7 @@ from bench import (
     resident,
     service,
     shared,
+    web,
 )
 from bench.hit_ratio import Score
 from bench.measure import Figure, Row
@@ -52,6 +53,7 @@ PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "cold": cold.run,
     "resident": resident.run,
     "shared": shared.run,
+    "web": web.run,
     "coherence": coherence.run,
     "imports": imports.run,
     "hit_ratio": hit_ratio.run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -48,6 +49,9 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     assert figures["longest pause of a reader while it is loaded"] > 0
     assert "import mvrefresh" in names
     assert figures["an interpreter that imports nothing"] > 0
+    if shutil.which("wrk") is not None:
+        assert "GET ancestors, a hit" in names
+        assert figures["POST ancestors:batch"] > 0
     scores = [score for score in document["scores"] if score["rival"] != "promised"]
     assert len(scores) == 2 * (3 * 3 * 2 + 1)
     assert all(0 < score[whose] < 100 for score in scores for whose in ("ours", "theirs"))

@@ -51,7 +51,7 @@ class _BrokenOffError(BaseException):
     """
 
 
-class _Threads:
+class Threads:
     """So many threads, on which work can be waited for, and ended."""
 
     def __init__(self, name: str, threads: int) -> None:
@@ -110,7 +110,7 @@ class AsyncHierarchyResolver:
 
     def __init__(self, resolver: OptimizedHierarchyResolver, *, threads: int = THREADS) -> None:
         self._resolver = resolver
-        self._threads = _Threads("mvrefresh-aio", threads)
+        self._threads = Threads("mvrefresh-aio", threads)
 
     async def ancestors(self, entity_id: Any, max_staleness: float | None = None) -> Chain:
         """See `OptimizedHierarchyResolver.ancestors`; at once, if they are in memory."""
@@ -224,7 +224,7 @@ class AsyncRefreshService:
 
     def __init__(self, service: RefreshService) -> None:
         self._service = service
-        self._threads = _Threads("mvrefresh-aio-service", 2)
+        self._threads = Threads("mvrefresh-aio-service", 2)
 
     async def start(self) -> bool:
         """See `RefreshService.start`."""

@@ -125,12 +125,15 @@ class Loaded(Generic[K, V]):
             was read with it, so that no clock has to agree with another.
         passing: Keys of values that are not of the content: it does not hold them yet. They end
             with it, whatever rows the next one changes.
+        tier: Where all of them are from; None: the passing ones from the table, the others from
+            the view.
     """
 
     values: Mapping[K, V]
     tag: Tag | None
     as_of: float | None = None
     passing: Collection[K] = ()
+    tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
+_ORIGINS = 10_000  # keys of which is known where they were read
+
 
 class TieredCache(Generic[K, V]):
     """Values of one kind by key, read through from a loader. Any thread may ask.
@@ -45,8 +47,8 @@ class TieredCache(Generic[K, V]):
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_flights", "_gather", "_load", "_lock", "_negative", "_together",
-        "content", "memory", "shared",
+        "__weakref__", "_clock", "_flights", "_gather", "_load", "_lock", "_negative", "_origins",
+        "_together", "content", "memory", "shared",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,7 @@ class TieredCache(Generic[K, V]):
         self._clock = clock
         self._together = together
         self.shared = shared
+        self._origins: dict[K, str] = {}
         self._begin()
         self._lock = Lock()  # of the next: even asking for the length of a TTLCache changes it
         # The tag beside each key that does not exist, so that a refresh ends it.
@@ -138,6 +141,7 @@ class TieredCache(Generic[K, V]):
         if self.shared is None or line.tag is None:
             return self._fetch_below(keys)
         found = self.shared.under(line, keys)
+        self._came_from("l2", found)
         self.memory.put_many(found, line.tag)
         rest = [key for key in keys if key not in found] if len(found) < len(keys) else []
         if not rest:
@@ -151,6 +155,9 @@ class TieredCache(Generic[K, V]):
 
     def _fetch_below(self, keys: Sequence[K]) -> Loaded[K, V]:
         loaded = self._load(keys)
+        self._came_from(loaded.tier or "l4", loaded.values)
+        if loaded.passing and loaded.tier is None:
+            self._came_from("source", loaded.passing)
         self.content.settle(loaded.tag)
         if loaded.tag is not None:
             self.memory.put_many(loaded.values, loaded.tag, loaded.passing)
@@ -165,6 +172,18 @@ class TieredCache(Generic[K, V]):
             with self._lock:
                 for key in absent:
                     self._negative[key] = loaded.tag
+
+    def _came_from(self, tier: str, keys: Iterable[K]) -> None:
+        if len(self._origins) > _ORIGINS:
+            self._origins = {}
+        self._origins.update(dict.fromkeys(keys, tier))
+
+    def origin(self, key: K) -> str | None:
+        """Where a key that was not in L1 was read from last: "l2", "l4" or "source".
+
+        To be asked right after the look-up: only the latest keys are known.
+        """
+        return self._origins.get(key)
 
     def _not_known_missing(self, keys: list[K]) -> list[K]:
         """Those of the keys that may exist."""

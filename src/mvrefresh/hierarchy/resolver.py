@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mvrefresh.cache.chosen import Entries
     from mvrefresh.cache.content import Content
     from mvrefresh.cache.memory import Record
+    from mvrefresh.cache.tiered import TieredCache
     from mvrefresh.hierarchy.node import Chain, HierarchyCounts
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
@@ -140,6 +141,11 @@ class OptimizedHierarchyResolver:
         # Where it is strict, every look-up looks at the clock first: none finds anything here.
         self._entries = {} if tiers.tree.strict else entries
 
+    @property
+    def source(self) -> HierarchySource:
+        """The names of the table and its views."""
+        return self._source
+
     # -- ancestors -----------------------------------------------------------------------------
 
     def ancestors(self, entity_id: Any, max_staleness: float | None = None) -> Chain:
@@ -212,6 +218,18 @@ class OptimizedHierarchyResolver:
         self._hits += len(found)
         unknown = [entity for entity in ids if entity not in found] if len(found) < len(ids) else ()
         return found | self._tiers.ancestors.get_many(unknown) if unknown else found
+
+    def many_from_memory(self, entity_ids: Iterable[Any]) -> dict[Any, Chain]:
+        """As `from_memory`, of those of many entities that are there."""
+        ids = _ids(entity_ids)
+        resident = self._tiers.resident
+        found = {} if resident is None else resident.ancestors_many(ids)
+        self._hits += len(found)
+        if len(found) < len(ids):
+            for entity in ids:
+                if entity not in found and (chain := self.from_memory(entity)) is not None:
+                    found[entity] = chain
+        return found
 
     def node(self, entity_id: Any) -> HierarchyNode:
         """An entity's id, path and name; raises as `ancestors`."""
@@ -339,7 +357,51 @@ class OptimizedHierarchyResolver:
         """The counts of many entities by id, without those that do not exist."""
         return self._tiers.counts.get_many(_ids(entity_ids))
 
+    def counts_from_memory(self, entity_id: Any) -> HierarchyCounts | None:
+        """As `from_memory`, of the counts."""
+        _check_id(entity_id)
+        return _at_hand(self._tiers.counts, entity_id)
+
+    def descendants_from_memory(
+        self,
+        entity_id: Any,
+        *,
+        max_depth: int | None = None,
+        limit: int | None = None,
+        after: HierarchyNode | None = None,
+    ) -> Chain | None:
+        """As `from_memory`, of a subtree or a page of it that was asked for before."""
+        _check_id(entity_id)
+        return _at_hand(self._tiers.subtrees, (entity_id, max_depth, limit, after))
+
+    def origin(self, kind: Literal["ancestors", "counts", "descendants"], key: Any) -> str | None:
+        """Which tier a look-up that memory could not answer was answered by, right after it.
+
+        Args:
+            kind: Of the look-up.
+            key: The id; for a subtree (id, max_depth, limit, after).
+
+        Returns:
+            "l1" (out of the resident hierarchy), "l2", "l4", "source"; None where it is not known.
+        """
+        caches: dict[str, TieredCache[Any, Any]] = {
+            "ancestors": self._tiers.ancestors,
+            "counts": self._tiers.counts,
+            "descendants": self._tiers.subtrees,
+        }
+        return caches[kind].origin(key)
+
     # -- freshness -----------------------------------------------------------------------------
+
+    @property
+    def age_seconds(self) -> float | None:
+        """Seconds since the moment for which the ancestors in memory stand; None if unknown."""
+        return _age(self._tiers.tree.as_of)
+
+    @property
+    def counts_age_seconds(self) -> float | None:
+        """The same, of the counts."""
+        return _age(self._tiers.tally.as_of)
 
     def _is_fresh(self, content: Content, max_staleness: float) -> bool:
         """Whether what is held is young enough; asks the database before it says no."""
@@ -434,6 +496,18 @@ class OptimizedHierarchyResolver:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _at_hand(cache: TieredCache[Any, V], key: Any) -> V | None:
+    """What L1 has of the content that is current, and counted; None if it has nothing."""
+    if cache.content.strict:
+        cache.content.check()
+    record = cache.memory.entries.get(key)
+    if record is None:
+        return None
+    record.visited = True
+    cache.memory.hits += 1
+    return record.value
 
 
 def _known(found: V | Missing | None, entity_id: Any) -> V:

@@ -298,11 +298,11 @@ class HierarchyTiers:
             tag = resident.tag  # before it is asked, as in `look_up`
             below = resident.descendants(entity, max_depth=depth, limit=limit, after=after)
             if below is not MISSING:
-                return Loaded({keys[0]: below}, tag, passing=keys)
+                return Loaded({keys[0]: below}, tag, passing=keys, tier="l1")
             self.residence.mend()
         loaded = self.reader.subtree(entity, depth=depth, limit=limit, after=after)
         values = {keys[0]: loaded.values[entity]} if entity in loaded.values else {}
-        return Loaded(values, loaded.tag, loaded.as_of, keys)
+        return Loaded(values, loaded.tag, loaded.as_of, keys, tier="l4")
 
     # -- what is current --------------------------------------------------------------------------
 

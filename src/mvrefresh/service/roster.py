@@ -103,6 +103,14 @@ class Roster:
         (one, *others) = every or {None}
         return one.seconds if not others and isinstance(one, Every) else None
 
+    @property
+    def names(self) -> list[str] | None:
+        """The views: as the roll has them, or as they were given; None: all, and no roll yet."""
+        if self._roll is not None:
+            return list(self._roll.labels())
+        given = self._views if self._by_name is None else self._by_name
+        return None if given is None else [str(name) for name in given]
+
     def expire(self) -> None:
         """Read the catalog again the next time, whatever its fingerprint."""
         self._stale = True

@@ -38,7 +38,7 @@ from mvrefresh.service.forcing import Forcing
 from mvrefresh.service.health import Check, ServiceHealth, database_check, pool_check
 from mvrefresh.service.loop import Session
 from mvrefresh.service.roster import Roster
-from mvrefresh.service.status import ServiceStatus, service_status
+from mvrefresh.service.status import ServiceConfig, ServiceStatus, service_status
 from mvrefresh.service.tally import Tally
 
 if TYPE_CHECKING:
@@ -157,6 +157,15 @@ class RefreshService:
         """Whether it was started and not yet told to stop."""
         session = self._session
         return session is not None and not session.stopping
+
+    @property
+    def config(self) -> ServiceConfig:
+        """Interval, method and views, as far as they are known without asking the database."""
+        return {
+            "interval_seconds": self._roster.interval_seconds,
+            "concurrent_refresh": self._method != "regular",
+            "views": self._roster.names,
+        }
 
     def start(self) -> bool:
         """Start the service's thread, unless it runs.

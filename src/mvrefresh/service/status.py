@@ -50,6 +50,14 @@ class FleetMember(TypedDict):
     here: bool
 
 
+class ServiceConfig(TypedDict):
+    """What a service was told to do. `views` None: all of the database, not yet looked up."""
+
+    interval_seconds: float | None
+    concurrent_refresh: bool
+    views: list[str] | None
+
+
 class ServiceStatus(TypedDict):
     """What `RefreshService.status()` gives. Moments are Unix seconds, None for never.
 

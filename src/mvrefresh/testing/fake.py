@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.report import RefreshOutcome, RefreshReport
     from mvrefresh.refreshing.schedule import Schedule
     from mvrefresh.service.health import ServiceHealth
-    from mvrefresh.service.status import FleetMember, ServiceStatus
+    from mvrefresh.service.status import FleetMember, ServiceConfig, ServiceStatus
 
 
 class FakeRefreshService:
@@ -109,6 +109,15 @@ class FakeRefreshService:
         """Whether it was started and not yet told to stop."""
         life = self._life
         return life is not None and not life.stopping
+
+    @property
+    def config(self) -> ServiceConfig:
+        """As `RefreshService.config`."""
+        return {
+            "interval_seconds": self._interval,
+            "concurrent_refresh": True,
+            "views": list(self._views.roll.labels()),
+        }
 
     def start(self) -> bool:
         """As `RefreshService.start`; nothing is refreshed by it."""

@@ -1,0 +1,123 @@
+"""How a route waits: for a future, on the event loop, never on a thread of the framework's.
+
+The threads are this package's own, so that a hundred callers who wait keep nobody of the host's
+other endpoints waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from threading import Thread
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+
+from mvrefresh.aio import AsyncHierarchyResolver, Threads
+from mvrefresh.errors import RefreshTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mvrefresh.hierarchy.resolver import OptimizedHierarchyResolver
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 8
+
+
+def on_a_thread(name: str, work: Callable[[], T]) -> Future[T]:
+    """Call `work` on a new thread, for what may take as long as a refresh.
+
+    A daemon, so that a process ends without it; and a stranger to the service, whose own threads
+    cannot wait for it to stop.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+async def within(future: Future[T], timeout: float | None) -> T:  # noqa: ASYNC109 - of the future
+    """What comes of a future that others may wait for, too.
+
+    Raises:
+        RefreshTimeout: Nothing did in so many seconds; it goes on.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(asyncio.wrap_future(future))
+    except TimeoutError:
+        if future.done():
+            return future.result()
+        raise RefreshTimeout(f"the refresh was not done within {timeout:g} s") from None
+
+
+class Together(Generic[T]):
+    """A long call: who asks while it runs waits for the same one."""
+
+    def __init__(self, name: str, work: Callable[[], T]) -> None:
+        self._name = name
+        self._work = work
+        self._future: Future[T] | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether it runs."""
+        return self._future is not None and not self._future.done()
+
+    async def __call__(self, *, anew: bool = False) -> tuple[T, bool]:
+        """What it gives, and whether it was begun for this caller; `anew`: join no other."""
+        future, begun = self._future, False
+        if anew or future is None or future.done():
+            future, begun = on_a_thread(self._name, self._work), True
+            self._future = future
+        return await asyncio.shield(asyncio.wrap_future(future)), begun
+
+
+class Waiting:
+    """The threads of one router: made when they are needed, gone with the app.
+
+    Args:
+        resolver: Whose look-ups are waited for.
+        threads: For each of its two uses, at most.
+    """
+
+    def __init__(
+        self, resolver: OptimizedHierarchyResolver | None = None, *, threads: int = THREADS
+    ) -> None:
+        self._resolver = resolver
+        self._count = threads
+        self._face: AsyncHierarchyResolver | None = None
+        self._threads: Threads | None = None
+
+    @property
+    def face(self) -> AsyncHierarchyResolver:
+        """The resolver, for the event loop."""
+        if self._face is None:
+            assert self._resolver is not None  # noqa: S101 - its routes are not there without
+            self._face = AsyncHierarchyResolver(self._resolver, threads=self._count)
+        return self._face
+
+    async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` gives, on a thread; for what takes milliseconds as a rule."""
+        if self._threads is None:
+            self._threads = Threads("mvrefresh-web", self._count)
+        return await self._threads.call(work, *args, **kwargs)
+
+    async def close(self) -> None:
+        """Wait for what runs; another call makes them anew."""
+        face, self._face = self._face, None
+        threads, self._threads = self._threads, None
+        if face is not None:
+            await face.close()
+        if threads is not None:
+            await threads.close()

@@ -1,0 +1,124 @@
+"""OpenAPI says all there is: asked by schemathesis, over uvicorn, on a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tests.web import served
+
+from mvrefresh import Database, OptimizedHierarchyResolver, RefreshService
+from mvrefresh.web import models, ops_router, refresh_router, usage_router
+
+ROOT = Path(__file__).parents[2]
+CHECKS = (
+    "not_a_server_error,status_code_conformance,"
+    "content_type_conformance,response_schema_conformance"
+)
+
+
+@pytest.fixture
+def document():
+    database = Database("host=nowhere")
+    resolver = OptimizedHierarchyResolver(database)
+    app = FastAPI()
+    service = RefreshService(database)
+    app.include_router(refresh_router(resolver, service), prefix="/api/entities")
+    app.include_router(usage_router(database), prefix="/api/mcp/analytics")
+    app.include_router(ops_router(database, metrics=lambda: (b"", "text/plain")))
+    yield app.openapi()
+    resolver.close()
+    database.close()
+
+
+def test_the_rows_of_the_table_are_there(document):
+    found = {f"{m.upper()} {p}" for p, ways in document["paths"].items() for m in ways}
+    assert found == {
+        "POST /api/entities/refresh",
+        "GET /api/entities/refresh/status",
+        "POST /api/entities/refresh/automated/start",
+        "POST /api/entities/refresh/automated/stop",
+        "POST /api/entities/refresh/automated/force",
+        "GET /api/entities/refresh/automated/metrics",
+        "GET /api/entities/{id}/ancestors",
+        "GET /api/entities/{id}/descendants",
+        "GET /api/entities/{id}/counts",
+        "POST /api/entities/ancestors:batch",
+        "POST /api/mcp/analytics/refresh-views",
+        "GET /health",
+        "GET /health/ready",
+        "GET /health/live",
+        "GET /metrics",
+    }
+
+
+def test_every_answer_has_a_model_and_every_error_the_same(document):
+    for path, ways in document["paths"].items():
+        for operation in ways.values():
+            for status, answer in operation["responses"].items():
+                (content,) = answer["content"].values()
+                if path == "/metrics" and status == "200":
+                    continue
+                model = content["schema"]["$ref"].rpartition("/")[2]
+                assert hasattr(models, model), (path, status)
+                if status in {"404", "409", "422", "504"}:
+                    assert model == "Detail", (path, status)
+
+
+def test_every_model_that_answers_alone_has_an_example_that_is_one():
+    for name, model in vars(models).items():
+        examples = getattr(model, "model_config", {}).get("json_schema_extra", {})
+        for example in examples.get("examples", []):
+            model.model_validate(example), name
+
+
+@contextmanager
+def running(dsn):
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "uvicorn", "--factory", "tests.web.served:app",
+        "--port", str(port), "--log-level", "warning",
+    ]  # fmt: skip
+    environment = os.environ | {"MVREFRESH_DSN": dsn, "PYTHONWARNINGS": "default"}
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as server:
+        address = f"http://127.0.0.1:{port}"
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    httpx.get(f"{address}/health/live")
+                    break
+                except httpx.TransportError:
+                    assert server.poll() is None
+                    assert time.monotonic() < deadline
+            yield address
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def test_schemathesis_finds_nothing_that_is_not_said(dsn):
+    program = shutil.which("st", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("schemathesis is not installed: nox -s web")
+    pytest.importorskip("uvicorn")
+    served.fill(dsn)
+    with running(dsn) as address:
+        command = [
+            program, "run", f"{address}/openapi.json", "--checks", CHECKS,
+            "--max-examples", "20", "--phases", "examples,coverage,fuzzing",
+            "--generation-deterministic", "--request-timeout", "30", "--no-color",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]

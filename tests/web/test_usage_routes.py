@@ -1,0 +1,126 @@
+"""The roll-ups of usage, by the library and by the database's function."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import FastAPI
+from tests.web import shapes
+from tests.web.conftest import USAGE, app_of, ask
+
+import mvrefresh
+from mvrefresh import Database, Schema, UsageSource, errors
+from mvrefresh.web import usage_router
+
+PATH = f"{USAGE}/refresh-views"
+HOURLY, DAILY = "archon_mcp_usage_hourly", "archon_mcp_usage_daily"
+
+
+@pytest.fixture
+def usage(dsn, conn):
+    Schema().apply(conn)
+    source = UsageSource()
+    source.create_events(conn)
+    source.create(conn)
+    with Database(dsn) as database:
+        yield database, source
+
+
+def function(conn, second="success"):
+    conn.execute(
+        "CREATE FUNCTION refresh_mcp_usage_views() RETURNS TABLE(view_name text,"
+        f" refresh_status text) LANGUAGE sql AS $$ VALUES ('{HOURLY}', 'success'),"
+        f" ('{DAILY}', '{second}') $$"
+    )
+
+
+def asked(*arguments, **settings):
+    return ask(app_of(usage_router(*arguments, **settings), prefix=USAGE), "POST", PATH)
+
+
+def test_by_the_library(usage, conn):
+    status, document = asked(*usage)
+    assert status == 200
+    shapes.check(shapes.USAGE_REFRESHED, document)
+    (count,) = conn.execute("SELECT count(*) FROM mvrefresh.refresh_metrics").fetchone()
+    assert count == 2
+
+
+def test_by_a_function_of_the_hosts(usage):
+    database, source = usage
+    done = []
+
+    def refresh():
+        done.append(mvrefresh.refresh(database, source.views))
+        return done[-1]
+
+    class Refresher:
+        def __init__(self):
+            self.refresh = refresh
+
+    for given in (refresh, Refresher()):
+        status, document = asked(refresh=given)
+        assert status == 200
+        shapes.check(shapes.USAGE_REFRESHED, document)
+    assert len(done) == 2
+
+
+def test_by_the_function_of_the_database(usage, conn):
+    function(conn)
+    status, document = asked(usage[0], by="function")
+    assert status == 200
+    shapes.check(shapes.USAGE_REFRESHED, document)
+
+
+def test_a_view_that_fails_is_named_and_is_500(usage, conn):
+    function(conn, "division by zero")
+    status, document = asked(usage[0], by="function")
+    assert status == 500
+    shapes.check(shapes.USAGE_FAILED, document)
+    assert document["results"] == {HOURLY: True, DAILY: False}
+    assert DAILY in document["message"]
+    assert HOURLY not in document["message"]
+    assert document["detail"] == document["message"]
+
+
+def test_a_view_that_fails_by_the_library(usage, conn, broken_daily):
+    status, document = asked(*usage)
+    assert status == 500
+    shapes.check(shapes.USAGE_FAILED, document)
+    assert document["results"] == {HOURLY: True, DAILY: False}
+    assert DAILY in document["message"]
+
+
+@pytest.fixture
+def broken_daily(usage, conn):
+    """A daily view of the same name that divides by zero."""
+    conn.execute(
+        f"DROP MATERIALIZED VIEW {DAILY};"
+        "CREATE VIEW ill AS SELECT 1 / (SELECT count(*) FROM pg_class WHERE oid = 0) AS x;"
+        f"CREATE MATERIALIZED VIEW {DAILY} AS SELECT x FROM ill WITH NO DATA"
+    )
+
+
+def test_a_function_that_is_not_there_is_the_servers_fault(usage):
+    status, document = asked(usage[0], by="function")
+    assert status == 503
+    shapes.check({"detail": str}, document)
+
+
+def test_views_that_are_not_there(dsn, conn):
+    Schema().apply(conn)
+    with Database(dsn) as database:
+        status, document = asked(database)
+    assert status == 404
+    shapes.check({"detail": lambda found: "archon_mcp_usage_" in found}, document)
+
+
+@pytest.mark.parametrize("settings", [{}, {"by": "function"}, {"by": "hand"}])
+def test_what_cannot_be_meant(settings):
+    with pytest.raises(errors.ConfigurationError):
+        usage_router(**settings)
+
+
+def test_read_only_has_no_route(usage):
+    app = FastAPI()
+    app.include_router(usage_router(usage[0], read_only=True), prefix=USAGE)
+    assert app.openapi()["paths"] == {}
