@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import yaml
 from hypothesis import given, strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -70,6 +74,10 @@ class Page:
             if s.name == name
         }
 
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """As `all`, without zeros."""
+        return {labels: value for labels, value in self.all(name).items() if value}
+
 
 @pytest.fixture
 def bus():
@@ -89,7 +97,7 @@ def test_before_anything_happened(collector):
     assert page.get("mvrefresh_watch_state", state="off") == 1
     assert page.get("mvrefresh_watch_state", state="listening") == 0
     assert page.get("mvrefresh_views_overdue") == 0
-    assert not page.all("mvrefresh_refreshes_total")
+    assert not page.counted("mvrefresh_refreshes_total")
     assert not page.all("mvrefresh_service_state")
 
 
@@ -102,7 +110,7 @@ def test_refreshes_are_counted_by_view_and_status(collector, database, conn, bus
     conn.execute("INSERT INTO base VALUES (0, 'zero')")
     report = refresh(database, events=bus, policy=QUICK)
     page = Page(collector)
-    assert page.all("mvrefresh_refreshes_total") == {
+    assert page.counted("mvrefresh_refreshes_total") == {
         ("mv", "succeeded"): 2,
         ("broken", "succeeded"): 1,
         ("broken", "failed"): 1,
@@ -161,7 +169,7 @@ def test_views_by_the_database(collector, database, conn, bus):  # noqa: F811
     conn.execute("CREATE MATERIALIZED VIEW never AS SELECT 1 AS x")
     refresh(database, ["mv"])  # by nobody whom the collector hears
     page = Page(collector)
-    assert not page.all("mvrefresh_refreshes_total")
+    assert not page.counted("mvrefresh_refreshes_total")
     assert 0 <= page.get("mvrefresh_view_content_age_seconds", view="mv") < 60
     (now,) = conn.execute("SELECT extract(epoch FROM now())::float8").fetchone()
     moment = page.get("mvrefresh_view_last_refresh_timestamp_seconds", view="mv")
@@ -231,6 +239,19 @@ def test_a_refresh_that_runs_is_seen_from_any_process(collector, database, conn)
     assert Page(collector).get("mvrefresh_view_refreshing", view="mv") == 0
 
 
+def test_a_first_failure_is_an_increase(collector, database, conn, bus):  # noqa: F811
+    """To Prometheus, a series that begins with 1 has never risen."""
+    conn.execute(
+        "INSERT INTO mvrefresh.schedule (view, slot, schedule, registered_at)"
+        " VALUES ('mv'::regclass, now(), 'every 60 s', now())"
+    )
+    page = Page(collector)
+    assert page.all("mvrefresh_refreshes_total") == {("mv", "succeeded"): 0, ("mv", "failed"): 0}
+    bus.publish(finished(status=Status.FAILED))
+    page = Page(collector)
+    assert page.all("mvrefresh_refreshes_total") == {("mv", "succeeded"): 0, ("mv", "failed"): 1}
+
+
 def test_a_service(database, conn, heard):  # noqa: F811
     conn.execute("CREATE MATERIALIZED VIEW left_alone AS SELECT 1 AS x")
     service = RefreshService(database, ["mv"], NEVER)
@@ -260,14 +281,14 @@ def test_a_forced_refresh_that_was_shared_counts_apart(collector, bus):
     bus.publish(finished(shared=True))
     page = Page(collector)
     assert page.get("mvrefresh_refreshes_shared_total", view="mv") == 1
-    assert not page.all("mvrefresh_refreshes_total")
+    assert not page.counted("mvrefresh_refreshes_total")
     assert not page.all("mvrefresh_refresh_duration_seconds_count")
 
 
 def test_what_was_cancelled_before_it_began_has_no_duration(collector, bus):
     bus.publish(finished(status=Status.CANCELLED, attempts=0))
     page = Page(collector)
-    assert page.all("mvrefresh_refreshes_total") == {("mv", "cancelled"): 1}
+    assert page.counted("mvrefresh_refreshes_total") == {("mv", "cancelled"): 1}
     assert not page.all("mvrefresh_refresh_duration_seconds_count")
 
 
@@ -289,7 +310,7 @@ def test_tiers_as_the_resolver_counts_them(make, redis_url):  # noqa: F811
         assert page.get("mvrefresh_cache_blind", resolver="entities") == 0
         # the resolver's own refreshes are heard without being told of
         resolver.refresh_materialized_view(str(resolver.source.views[0]))
-        shown = Page(collector).all("mvrefresh_refreshes_total")
+        shown = Page(collector).counted("mvrefresh_refreshes_total")
         assert shown == {(str(resolver.source.views[0]), "succeeded"): 1}
         assert Page(collector).get("mvrefresh_pool_connections_max") == 8
 
@@ -388,7 +409,7 @@ class TestLabels:
             before = Page(collector)
             refresh(database, ["d"], events=bus)
             page = Page(collector)
-        assert page.all("mvrefresh_refreshes_total") == {
+        assert page.counted("mvrefresh_refreshes_total") == {
             ("a", "succeeded"): 2, ("b", "succeeded"): 1, ("other", "succeeded"): 2,
         }  # fmt: skip
         name = "mvrefresh_view_content_age_seconds"
@@ -504,7 +525,7 @@ def test_a_forked_child_begins_anew(database, dsn):  # noqa: F811
             code = 1
             try:
                 page = exposition(registry)[0]
-                assert b"mvrefresh_up 1.0" in page and line not in page, page
+                assert b"mvrefresh_up 1.0" in page and line + b"0.0" in page, page
                 refresh(database, events=bus)
                 assert line + b"1.0" in exposition(registry)[0]
                 code = 0
@@ -555,3 +576,115 @@ def test_every_family_is_in_the_reference():
         [name + "_total" * (kinds[name] == "counter"), kinds[name], ", ".join(labels)]
         for name, (_, _, labels) in FAMILIES.items()
     ]
+
+
+MONITORING = documents.DOCS / "monitoring"
+RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+DASHBOARD = json.loads((MONITORING / "grafana-dashboard.json").read_text(encoding="utf-8"))
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+TARGETS = [target for panel in PANELS for target in panel["targets"]]
+VARIABLES = DASHBOARD["templating"]["list"]
+
+
+def metrics_of(promql: str) -> dict[str, set[str]]:
+    """The metrics that an expression names, each with the labels that are asked of it."""
+    found: dict[str, set[str]] = {}
+    for match in re.finditer(r"(?P<name>mvrefresh_\w+)(?:\{(?P<labels>[^}]*)\})?", promql):
+        labels = re.sub(r'"[^"]*"', "", match["labels"] or "")
+        found.setdefault(match["name"], set()).update(re.findall(r"\w+", labels))
+    return found
+
+
+def shown_series() -> dict[str, set[str]]:
+    """The names of all series, with their labels, as a collector gives them."""
+    series = {}
+    for name, (_, _, labels) in FAMILIES.items():
+        kind = empty(name).type
+        ends = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+        for end in ends[kind]:
+            series[name + end] = {*labels, *(["le"] if end == "_bucket" else [])}
+    return series
+
+
+EXPRESSIONS = [
+    *(rule["expr"] for group in RULES for rule in group["rules"]),
+    *(target["expr"] for target in TARGETS),
+    *(v["query"]["query"] for v in VARIABLES if v["type"] == "query"),
+]
+
+
+@pytest.mark.parametrize("promql", EXPRESSIONS)
+def test_an_expression_names_what_there_is(promql):
+    series, asked = shown_series(), metrics_of(promql)
+    assert asked
+    for name, labels in asked.items():
+        assert name in series
+        assert labels <= {*series[name], "job", "instance"}
+    grouped = re.findall(r"\b(?:by|on) \(([^)]*)\)", promql)
+    known = {"job", "instance"}.union(*(series[name] for name in asked))
+    assert {label.strip() for group in grouped for label in group.split(",")} <= known
+    assert promql.count("(") == promql.count(")")
+
+
+def test_what_is_shown_is_used():
+    """A family that neither a picture nor a rule shows is one too many, or was forgotten."""
+    used = {name for promql in EXPRESSIONS for name in metrics_of(promql)}
+    for name in FAMILIES:
+        assert any(each.startswith(name) for each in used), name
+
+
+def test_rules_have_all_that_a_rule_needs():
+    (group,) = RULES
+    names = [rule["alert"] for rule in group["rules"]]
+    assert len(names) == len(set(names)) > 5
+    for rule in group["rules"]:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+m", rule["for"])
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+        by = re.findall(r"\{\{ \$labels\.(\w+) \}\}", str(rule["annotations"]))
+        grouped = " ".join(re.findall(r"\b(?:by|on) \(([^)]*)\)", rule["expr"])) or "job instance"
+        assert set(by) <= set(re.findall(r"\w+", grouped)), rule["alert"]
+
+
+def test_the_dashboard_has_the_shape_of_one():
+    assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
+    assert [v["name"] for v in VARIABLES] == ["datasource", "job", "view"]
+    assert (VARIABLES[0]["type"], VARIABLES[0]["query"]) == ("datasource", "prometheus")
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    for panel in PANELS:
+        assert panel["type"] in {"stat", "timeseries", "table"}
+        assert panel["title"]
+        assert panel["description"].endswith(".")
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"] == source
+        assert panel["targets"]
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(references) == len(set(references))
+        assert all(target["datasource"] == source for target in panel["targets"])
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+    places = [
+        {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        for at in (panel["gridPos"] for panel in DASHBOARD["panels"])
+    ]
+    assert len(set().union(*places)) == sum(map(len, places)), "two panels lie over one another"
+    legends = "".join(target["legendFormat"] for target in TARGETS)
+    assert set(re.findall(r"\{\{(\w+)\}\}", legends)) <= {
+        "view", "status", "state", "resolver", "tier", "instance",
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_takes_the_rules():
+    done = subprocess.run(
+        ["promtool", "check", "rules", MONITORING / "alerts.yml"],  # noqa: S607 - the reader's own
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -139,6 +139,8 @@ class MvrefreshCollector(Collector):
 
     def _add_views(self, sheet: Sheet, freshness: list[Freshness]) -> None:
         ours = set(self._service.views) if self._service is not None else None
+        for each in freshness:
+            self._tally.expect(self._labels.of(each.view))
         for name, value, together in _OF_A_VIEW:
             found: dict[str, float] = {}
             for each in freshness:

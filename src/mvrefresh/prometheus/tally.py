@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from mvrefresh.events import RecordLost, RefreshFellBack, RefreshFinished, RefreshRetried
+from mvrefresh.refreshing.report import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +107,15 @@ class RefreshTally:
             counts = self._counts.setdefault(label, [0] * (len(self._buckets) + 1))
             counts[bisect_left(self._buckets, seconds)] += 1
             self._seconds[label] = self._seconds.get(label, 0.0) + seconds
+
+    def expect(self, label: str) -> None:
+        """Show a view before anything was done with it, so that its first failure is an increase.
+
+        To Prometheus, a series that begins with 1 has never risen.
+        """
+        with self._lock:
+            for status in (Status.SUCCEEDED, Status.FAILED):
+                self._refreshes.setdefault((label, status.value), 0)
 
     def figures(self) -> Figures:
         """All of it at one moment."""
