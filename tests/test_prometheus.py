@@ -647,6 +647,12 @@ def test_rules_have_all_that_a_rule_needs():
         assert set(by) <= set(re.findall(r"\w+", grouped)), rule["alert"]
 
 
+def test_every_alert_is_on_the_page():
+    page = documents.DOCS / "how-to/monitor-with-prometheus.md"
+    shown = [row[0] for row in documents.table(page, "Dashboard and alerts")]
+    assert shown == [rule["alert"] for group in RULES for rule in group["rules"]]
+
+
 def test_the_dashboard_has_the_shape_of_one():
     assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
     assert [v["name"] for v in VARIABLES] == ["datasource", "job", "view"]

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from tests import documents
 from tests.refreshing.conftest import QUICK, database  # noqa: F401 - a fixture
 from tests.service.conftest import heard, slow  # noqa: F401 - fixtures
 
@@ -209,6 +210,17 @@ def test_what_never_ends_does_not_pile_up(provider, exporter):
     for _ in range(1500):
         subscriber(RefreshStarted(uuid4(), "mv", "regular", "", "schedule"))
     assert len(exporter.get_finished_spans()) == 500
+
+
+def test_every_attribute_is_on_the_page(database, bus, spans):  # noqa: F811
+    page = documents.DOCS / "how-to/trace-with-opentelemetry.md"
+    shown: dict[str, set[str]] = {"run": set(), "view": set()}
+    for names, where, _ in documents.table(page, "What a span says"):
+        for on in shown if where == "both" else [where]:
+            shown[on].update(names.split(", "))
+    refresh(database, events=bus)
+    found = spans()
+    assert shown == {"run": set(found["run"].attributes), "view": set(found["mv"].attributes)}
 
 
 class Interrupt(BaseException):
