@@ -26,10 +26,11 @@ logger = logging.getLogger("mvrefresh")
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run began; `plan` is what it will do."""
+    """A run began; `plan` is what it will do, `trigger` who asked, as in the history."""
 
     run_id: UUID
     plan: Plan
+    trigger: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class RefreshStarted:
     view: str
     strategy: str
     reason: str
+    trigger: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,11 @@ class OptimizedHierarchyResolver:
         self._tiers = HierarchyTiers(database, self._source, settings, self.events.publish)
         self._tiers.when_moved(self._at_hand)
 
+    @property
+    def source(self) -> HierarchySource:
+        """The table, and the views over it."""
+        return self._source
+
     def _at_hand(self) -> None:
         """Whose records a look-up reads: those of the whole hierarchy where it is in memory."""
         tiers = self._tiers

@@ -119,7 +119,7 @@ class Runner:
 
     def _report(self, run: Run) -> RefreshReport:
         plan, started_at, started = run.plan, datetime.now(UTC), monotonic()
-        run.events.publish(RunStarted(run.run_id, plan))
+        run.events.publish(RunStarted(run.run_id, plan, run.policy.trigger))
         outcomes = _Schedule(run).complete()
         report = RefreshReport(
             run_id=run.run_id,

@@ -156,7 +156,9 @@ class StepRun:
         run, step = self._run, self._step
         if step.strategy is None:
             raise errors.ConcurrentlyImpossible(self._label, step.reason)
-        started = RefreshStarted(run.run_id, self._label, step.strategy, step.reason)
+        started = RefreshStarted(
+            run.run_id, self._label, step.strategy, step.reason, run.policy.trigger
+        )
 
         def proceed() -> None:
             run.cancellation.check(self._label)

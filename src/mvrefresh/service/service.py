@@ -38,7 +38,7 @@ from mvrefresh.service.forcing import Forcing
 from mvrefresh.service.health import Check, ServiceHealth, database_check, pool_check
 from mvrefresh.service.loop import Session
 from mvrefresh.service.roster import Roster
-from mvrefresh.service.status import ServiceConfig, ServiceStatus, service_status
+from mvrefresh.service.status import ServiceConfig, ServiceStatus, service_status, state_of
 from mvrefresh.service.tally import Tally
 
 if TYPE_CHECKING:
@@ -166,6 +166,18 @@ class RefreshService:
             "concurrent_refresh": self._method != "regular",
             "views": self._roster.names,
         }
+
+    @property
+    def state(self) -> str:
+        """As `status()` has it; asks nobody."""
+        return state_of(self._session)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that are cared for, as of the last look; none before the first."""
+        session = self._session
+        roll = None if session is None else session.roster.roll
+        return () if roll is None else roll.labels()
 
     def start(self) -> bool:
         """Start the service's thread, unless it runs.

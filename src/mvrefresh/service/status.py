@@ -115,7 +115,7 @@ def service_status(
     figures = None if session is None else session.tally.sum()
     views = [] if session is None else _views(session, tick, contents)
     return {
-        "state": "stopped" if session is None else _state(session),
+        "state": state_of(session),
         "enabled": session is not None,
         "coordination": coordination,
         "started_at": None if session is None else session.started_at,
@@ -130,7 +130,10 @@ def service_status(
     }
 
 
-def _state(session: Session) -> str:
+def state_of(session: Session | None) -> str:
+    """The state of a service in words; asks nobody."""
+    if session is None:
+        return "stopped"
     tick = session.dispatcher.tick
     if session.stopping:
         return "stopping"

@@ -119,6 +119,21 @@ class FakeRefreshService:
             "views": list(self._views.roll.labels()),
         }
 
+    @property
+    def state(self) -> str:
+        """As `status()` has it."""
+        life = self._life
+        if life is None:
+            return "stopped"
+        return (
+            "stopping" if life.stopping else "running" if self._stage.away is None else "degraded"
+        )
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that are cared for; none while it is stopped."""
+        return () if self._life is None else self._views.roll.labels()
+
     def start(self) -> bool:
         """As `RefreshService.start`; nothing is refreshed by it."""
         while True:
@@ -214,9 +229,6 @@ class FakeRefreshService:
         life, away = self._life, self._stage.away
         views = [] if life is None else self._views.statuses(life.running, life.suspended)
         figures = FinalMetrics() if life is None else life.tally.sum()
-        state = "stopped"
-        if life is not None:
-            state = "stopping" if life.stopping else "running" if away is None else "degraded"
         here: FleetMember = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -224,7 +236,7 @@ class FakeRefreshService:
             "here": True,
         }
         return {
-            "state": state,
+            "state": self.state,
             "enabled": life is not None,
             "coordination": "schema",
             "started_at": None if life is None else life.started_at,

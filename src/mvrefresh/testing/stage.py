@@ -194,7 +194,7 @@ class Stage:
                     future.set_exception(DatabaseUnavailable(self.away))
                 continue
             lot = _Lot(key, futures, self._run(self._plan(key), "force"))
-            self.events.publish(RunStarted(lot.run.run_id, lot.run.plan))
+            self.events.publish(RunStarted(lot.run.run_id, lot.run.plan, lot.run.policy.trigger))
             for step in lot.run.plan.steps[:1]:
                 self._tell_start(lot.run, step)
             with self._lock:
@@ -295,7 +295,13 @@ class Stage:
 
     def _tell_start(self, run: Run, step: Step) -> None:
         self.events.publish(
-            RefreshStarted(run.run_id, step.view.label, str(step.strategy), step.reason)
+            RefreshStarted(
+                run.run_id,
+                step.view.label,
+                str(step.strategy),
+                step.reason,
+                run.policy.trigger,
+            )
         )
 
     def _tell_end(self, run: Run, outcome: RefreshOutcome) -> RefreshOutcome:
