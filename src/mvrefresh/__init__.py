@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mvrefresh.service.health import Check, ServiceHealth
     from mvrefresh.service.service import RefreshService
     from mvrefresh.service.status import ServiceStatus
+    from mvrefresh.usage.refresh import UsageOutcome, UsageRefresh
     from mvrefresh.usage.source import UsageSource
 
 __all__ = [
@@ -70,6 +71,8 @@ __all__ = [
     "Status",
     "Step",
     "UniqueIndex",
+    "UsageOutcome",
+    "UsageRefresh",
     "UsageSource",
     "ViewName",
     "plan",
@@ -117,6 +120,8 @@ _MODULES = {
     "Status": "refreshing.report",
     "Step": "refreshing.plan",
     "UniqueIndex": "refreshing.view",
+    "UsageOutcome": "usage.refresh",
+    "UsageRefresh": "usage.refresh",
     "UsageSource": "usage.source",
     "ViewName": "refreshing.view",
     "plan": "api",

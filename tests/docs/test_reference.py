@@ -18,6 +18,7 @@ from mvrefresh import (
     Schema,
     ServiceStatus,
     Status,
+    UsageSource,
     aio,
     errors,
     events,
@@ -147,6 +148,18 @@ def test_tables_are_as_documented(conn, heading, table):
     Schema().apply(conn)
     shown = [tuple(row[:3]) for row in documents.table(REFERENCE / "tables.md", heading)]
     assert shown == conn.execute(COLUMNS, [table]).fetchall()
+
+
+def test_the_usage_log_and_its_function_are_as_documented(conn):
+    Schema().apply(conn)
+    UsageSource().create_function(conn)
+    log, result = documents.tables(REFERENCE / "tables.md", "The usage refresh log")
+    columns = conn.execute(COLUMNS, ["archon_mcp_view_refresh_log"]).fetchall()
+    assert [tuple(row[:3]) for row in log[1:]] == columns
+    (given,) = conn.execute(
+        "SELECT pg_get_function_result('refresh_mcp_usage_views'::regproc)"
+    ).fetchone()
+    assert f"TABLE({', '.join(f'{name} {kind}' for name, kind, _ in result[1:])})" == given
 
 
 def test_every_table_is_documented(conn):

@@ -1,1 +1,1 @@
-"""Usage analytics: `source` (events, hourly and daily roll-ups, window)."""
+"""Usage analytics: `source` (events, hourly and daily roll-ups, window), `function`, `refresh`."""

@@ -1,4 +1,8 @@
-"""Hourly and daily roll-ups of a table of events, over a window that moves with the clock."""
+"""Hourly and daily roll-ups of a table of events, over a window that moves with the clock.
+
+The views, the table of events for those who have none, and the function that refreshes the views
+from SQL: three things, each with its DDL.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ from psycopg import sql
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.definition import Definition
+from mvrefresh.postgres.schema import Schema
 from mvrefresh.refreshing.view import ViewName
+from mvrefresh.usage import function
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -74,6 +80,8 @@ class UsageSource:
         tool: Column of the tool's name.
         success: Column of the success, boolean.
         duration: Column of the duration, milliseconds.
+        refresh_function: Name of the function that refreshes both views; in the views' schema.
+        refresh_log: Name of the table in which that function logs; in the views' schema.
 
     Raises:
         ConfigurationError: A name, the window or the zone cannot be meant.
@@ -91,14 +99,20 @@ class UsageSource:
     tool: str = "tool_name"
     success: str = "success"
     duration: str = "duration_ms"
+    refresh_function: str = "refresh_mcp_usage_views"
+    refresh_log: str = "archon_mcp_view_refresh_log"
 
     def __post_init__(self) -> None:
         definition.table_name(self.events, self.schema)
         columns = ("ts", "category", "tool", "success", "duration")
         views = ("hourly_view", "daily_view", "view_schema")
-        definition.check_names({what: getattr(self, what) for what in (*columns, *views)})
+        refreshing = ("refresh_function", "refresh_log")
+        names = {what: getattr(self, what) for what in (*columns, *views, *refreshing)}
+        definition.check_names(names)
         if self.hourly_view == self.daily_view:
             raise ConfigurationError("the two views need two names")
+        if self.log in (self.base_table, *self.views):
+            raise ConfigurationError(f"refresh_log={self.refresh_log!r} is a name of another thing")
         if self.window <= timedelta(0):
             raise ConfigurationError(f"window={self.window} is not a positive length of time")
         try:
@@ -116,8 +130,20 @@ class UsageSource:
     @property
     def views(self) -> tuple[ViewName, ViewName]:
         """The hourly and the daily view."""
-        schema = self.view_schema or self.base_table.schema
-        return ViewName(schema, self.hourly_view), ViewName(schema, self.daily_view)
+        return self._beside(self.hourly_view), self._beside(self.daily_view)
+
+    @property
+    def function(self) -> ViewName:
+        """The function that refreshes both views."""
+        return self._beside(self.refresh_function)
+
+    @property
+    def log(self) -> ViewName:
+        """The table in which that function logs."""
+        return self._beside(self.refresh_log)
+
+    def _beside(self, name: str) -> ViewName:
+        return ViewName(self.view_schema or self.base_table.schema, name)
 
     def _names(self) -> dict[str, sql.Composable]:
         columns = ("ts", "category", "tool", "success", "duration")
@@ -158,6 +184,37 @@ class UsageSource:
         """The DDL of the table of events as one SQL script."""
         return definition.script(self.events_statements(), connection)
 
+    def function_statements(self, schema: Schema | None = None) -> list[sql.Composed]:
+        """The DDL of the log and of the function that refreshes the views. It may run again.
+
+        Args:
+            schema: Where the library's own functions are; `Database.schema`, or the default one.
+        """
+        return function.statements(self.function, self.log, self.views, schema or Schema())
+
+    def function_ddl(
+        self, connection: Connection[Any] | None = None, *, schema: Schema | None = None
+    ) -> str:
+        """The DDL of log and function as one SQL script; without the library's it fails."""
+        return definition.script(self.function_statements(schema), connection)
+
+    def create_function(self, connection: Connection[Any], *, schema: Schema | None = None) -> None:
+        """Create the function that refreshes the views, and its log; or bring both up to date.
+
+        A log of these columns is kept. A function of this name without arguments that returns the
+        same is replaced: its owner, grants and jobs stay.
+
+        Raises:
+            SchemaMissing: The library's schema is not installed. Nothing was touched.
+            ConfigurationError: Something else has one of the names. Nothing was touched.
+        """
+        function.require(connection, self.function, self.log, schema or Schema())
+        definition.create(connection, self.function_statements(schema))
+
+    def drop_function(self, connection: Connection[Any]) -> None:
+        """Drop the function if it is there; its log stays."""
+        definition.create(connection, [function.removal(self.function)])
+
     def create_events(self, connection: Connection[Any]) -> None:
         """Create the table of events, with an index on its moment."""
         definition.create(connection, self.events_statements())
@@ -182,5 +239,5 @@ class UsageSource:
         definition.create(connection, self.statements(with_data=with_data))
 
     def drop(self, connection: Connection[Any]) -> None:
-        """Drop the views that are there; the events stay."""
+        """Drop the views that are there; the events stay, and the function."""
         definition.drop(connection, self.views)
