@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from tests.web import served
+from tests.web.uvicorned import running
 
 from mvrefresh import Database, OptimizedHierarchyResolver, RefreshService
 from mvrefresh.web import models, ops_router, refresh_router, usage_router
@@ -79,33 +75,6 @@ def test_every_model_that_answers_alone_has_an_example_that_is_one():
         examples = getattr(model, "model_config", {}).get("json_schema_extra", {})
         for example in examples.get("examples", []):
             model.model_validate(example), name
-
-
-@contextmanager
-def running(dsn):
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "uvicorn", "--factory", "tests.web.served:app",
-        "--port", str(port), "--log-level", "warning",
-    ]  # fmt: skip
-    environment = os.environ | {"MVREFRESH_DSN": dsn, "PYTHONWARNINGS": "default"}
-    with subprocess.Popen(command, env=environment, cwd=ROOT) as server:
-        address = f"http://127.0.0.1:{port}"
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    httpx.get(f"{address}/health/live")
-                    break
-                except httpx.TransportError:
-                    assert server.poll() is None
-                    assert time.monotonic() < deadline
-            yield address
-        finally:
-            server.terminate()
-            server.wait(30)
 
 
 def test_schemathesis_finds_nothing_that_is_not_said(dsn):
