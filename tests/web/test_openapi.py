@@ -77,7 +77,7 @@ def test_every_model_that_answers_alone_has_an_example_that_is_one():
             model.model_validate(example), name
 
 
-def test_schemathesis_finds_nothing_that_is_not_said(dsn):
+def test_schemathesis_finds_nothing_that_is_not_said(dsn, tmp_path):
     program = shutil.which("st", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("schemathesis is not installed: nox -s web")
@@ -89,5 +89,7 @@ def test_schemathesis_finds_nothing_that_is_not_said(dsn):
             "--max-examples", "20", "--phases", "examples,coverage,fuzzing",
             "--generation-deterministic", "--request-timeout", "30", "--no-color",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=110, cwd=tmp_path
+        )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
