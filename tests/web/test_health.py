@@ -139,6 +139,9 @@ def test_one_look_at_a_time_and_one_that_hangs_is_a_finding(database):
         assert (await watch.latest()).checks["database"].detail.startswith("the database has not")
         many = await asyncio.gather(*(watch.latest() for _ in range(50)))
         assert {each.status for each in many} == {"unhealthy"}
+        with pytest.raises(TimeoutError):  # hundreds of times as long as it pauses
+            async with asyncio.timeout(0.5):
+                await until(lambda: watch.looks > 1)
         assert slow.most == slow.asking == 1
         slow.go_on.set()
         async with asyncio.timeout(20):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from tests.web import served
+from tests.web.uvicorned import running
 
 from mvrefresh import Database, OptimizedHierarchyResolver, RefreshService
 from mvrefresh.web import models, ops_router, refresh_router, usage_router
@@ -81,34 +77,7 @@ def test_every_model_that_answers_alone_has_an_example_that_is_one():
             model.model_validate(example), name
 
 
-@contextmanager
-def running(dsn):
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "uvicorn", "--factory", "tests.web.served:app",
-        "--port", str(port), "--log-level", "warning",
-    ]  # fmt: skip
-    environment = os.environ | {"MVREFRESH_DSN": dsn, "PYTHONWARNINGS": "default"}
-    with subprocess.Popen(command, env=environment, cwd=ROOT) as server:
-        address = f"http://127.0.0.1:{port}"
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    httpx.get(f"{address}/health/live")
-                    break
-                except httpx.TransportError:
-                    assert server.poll() is None
-                    assert time.monotonic() < deadline
-            yield address
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def test_schemathesis_finds_nothing_that_is_not_said(dsn):
+def test_schemathesis_finds_nothing_that_is_not_said(dsn, tmp_path):
     program = shutil.which("st", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("schemathesis is not installed: nox -s web")
@@ -120,5 +89,7 @@ def test_schemathesis_finds_nothing_that_is_not_said(dsn):
             "--max-examples", "20", "--phases", "examples,coverage,fuzzing",
             "--generation-deterministic", "--request-timeout", "30", "--no-color",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=110, cwd=tmp_path
+        )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]

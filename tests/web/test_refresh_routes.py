@@ -84,7 +84,9 @@ def test_a_view_of_the_router_that_is_not_there_is_no_success(database):
     shapes.check({"detail": lambda found: "gone" in found}, document)
 
 
-def test_the_hierarchy_is_fresh_when_the_answer_is_there(resolver, conn):
+def test_the_hierarchy_is_fresh_when_the_answer_is_there(make, conn):
+    resolver = make(resident=0, watch=False)  # nobody else tells it
+    resolver.refresh_all_materialized_views()
     app = app_of(refresh_router(resolver))
 
     async def talk(client):

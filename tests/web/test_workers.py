@@ -1,0 +1,48 @@
+"""Several workers of uvicorn: each with a service, and each view refreshed once a slot."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+from tests.web import served
+from tests.web.uvicorned import running
+
+pytest.importorskip("uvicorn")
+
+WORKERS = 4
+ENTITIES = "/api/entities"
+
+
+def fleet_of(address):
+    document = httpx.get(f"{address}{ENTITIES}/refresh/status").json()
+    return document["automated_refresh_status"]
+
+
+def test_four_workers_are_a_fleet_and_leave_nothing_behind(dsn, conn):
+    served.fill(dsn)
+    with running(dsn, "--workers", str(WORKERS)) as address:
+        deadline = time.monotonic() + 60
+        while True:
+            told = fleet_of(address)
+            if len(told["fleet"]) == WORKERS and all(v["last_run"] for v in told["views"]):
+                break
+            assert time.monotonic() < deadline, told
+        assert {member["pid"] for member in told["fleet"]}.__len__() == WORKERS
+        for _ in range(2 * WORKERS):  # whichever worker answers
+            answer = httpx.post(f"{address}{ENTITIES}/refresh", timeout=60)
+            assert answer.status_code == 200
+            ancestors = httpx.get(f"{address}{ENTITIES}/3/ancestors").json()["ancestors"]
+            assert [node["id"] for node in ancestors] == [1, 2]
+    scheduled = conn.execute(
+        "SELECT view_name, count(*) FROM mvrefresh.refresh_metrics WHERE trigger = 'schedule'"
+        " GROUP BY 1"
+    ).fetchall()
+    assert {view for view, _ in scheduled} == {view["view"] for view in told["views"]}
+    assert {count for _, count in scheduled} == {1}
+    (left,) = conn.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'mvrefresh%'"
+    ).fetchone()
+    assert left == 0
