@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from mvrefresh.cli.glance import Glance, read_glance
-from mvrefresh.cli.picture import Picture, Process, RefreshGoingOn, ViewSeen
+from mvrefresh.fleet.glance import Glance, read_glance
+from mvrefresh.fleet.picture import Picture, Process, RefreshGoingOn, ViewSeen
 from mvrefresh.errors import ConfigurationError, UnknownView
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost

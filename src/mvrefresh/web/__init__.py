@@ -1,0 +1,1 @@
+"""Routers for a host's FastAPI application. Needs the extra `fastapi`."""
