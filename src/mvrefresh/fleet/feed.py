@@ -127,11 +127,12 @@ class FleetFeed:
                 self._heard.pop_all().close()
                 self._ring()
 
-    def since(self, cursor: Cursor) -> Future[list[News]]:
+    def since(self, cursor: Cursor | None) -> Future[list[News]]:
         """The outcomes that somebody has missed, oldest first; those of a cursor are left out.
 
-        A `Gap` comes first where there are more than are read at a time. There has to be a
-        listener: whoever listened before he asked misses nothing.
+        A `Gap` comes first where there are more than are read at a time. The last is always
+        `Joined`: from there on one can go on. There has to be a listener: whoever listened before
+        he asked misses nothing.
         """
         future: Future[list[News]] = Future()
         with self._lock:
@@ -279,7 +280,7 @@ class FleetFeed:
         while asked:
             ask = asked[0]
             try:
-                page = ledger.read(wire, self._database.schema, ask.cursor.since, None)
+                missed = self._missed(wire, ask.cursor)
             except BaseException as error:
                 ask.tries += 1
                 if ask.tries == _TRIES and not isinstance(error, Stopped):
@@ -289,15 +290,23 @@ class FleetFeed:
                     self._asked = asked + self._asked
                 raise
             asked.remove(ask)
+            with self._lock:
+                joined = News("Joined", datetime.now(UTC), {"feed": self.state}, self._cursor())
             if ask.future.set_running_or_notify_cancel():
-                ask.future.set_result(list(_missed(page, ask.cursor)))
+                ask.future.set_result([*missed, joined])
+
+    def _missed(self, wire: Wire, cursor: Cursor | None) -> list[News]:
+        if cursor is None:
+            return []
+        page = ledger.read(wire, self._database.schema, cursor.since, None)
+        return list(_missed(page, cursor))
 
 
 @dataclass(eq=False)
 class _Ask:
     """Somebody asks what he has missed."""
 
-    cursor: Cursor
+    cursor: Cursor | None
     future: Future[list[News]]
     tries: int = 0
 
