@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import threading
 from contextlib import ExitStack, closing, contextmanager
@@ -109,9 +110,9 @@ def test_a_service_is_heard(database, feed, bus, listener):
 
 
 def test_who_records_elsewhere_is_heard_by_the_state(database, conn, listener):
-    from mvrefresh.metrics.memory import MemoryMetricsStore
+    from mvrefresh.metrics.memory import InMemoryMetricsStore
 
-    run = mvrefresh.refresh(database, ["mv"], metrics=MemoryMetricsStore()).run_id
+    run = mvrefresh.refresh(database, ["mv"], metrics=InMemoryMetricsStore()).run_id
     data = listener.until("RefreshFinished")["data"]
     assert (data["run_id"], data["view"], data["record_id"]) == (str(run), "mv", None)
     assert data["refresh_no"] == 1
@@ -257,33 +258,57 @@ def test_a_lost_connection_is_told_and_nothing_is_missed(dsn, conn, feed, listen
     assert listener.outcomes() == [(run, "mv")]
 
 
-def test_a_slow_client_is_dropped_and_the_others_hear_all(feed, bus):
+def test_a_slow_client_is_dropped_and_the_others_hear_all(feed, bus, caplog):
     """It reads nothing; what it does not read fills its sockets, then its queue."""
-    count, words = 400, "x" * 50_000
+    count, words = 1000, secrets.token_hex(25_000)
+    caplog.set_level("INFO", "mvrefresh")
     app = FastAPI()
     app.include_router(events_router(feed, queue=20), prefix="/api")
     with served(app) as address, ExitStack() as stack:
         slow = stack.enter_context(closing(socket.create_connection(address.split(":"))))
         slow.settimeout(SECONDS)
-        slow.sendall(b"GET /api/refresh/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        slow.sendall(b"GET /api/refresh/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         slow_socket = stack.enter_context(closing(Socket(address, max_queue=1)))
         quick = [stack.enter_context(closing(Socket(address))) for _ in range(3)]
         for client in quick:
             client.until("Joined")
         for number in range(count):
+            if caplog.text.count("was dropped") == 2:
+                break
             bus.publish(events.RefreshStarted(RUN, str(number), "regular", words))
             for client in quick:
                 assert client.next()["data"]["view"] == str(number)
         with slow.makefile("rb") as answer:
             lines = answer.read().splitlines()
         with pytest.raises(ConnectionClosed) as closed:
-            for _ in range(count + 2):
+            for _ in range(count):
                 slow_socket.next()
     told = [line for line in lines if line.startswith(b"data: ")]
     assert lines[0].startswith(b"HTTP/1.1 200")
-    assert 0 < len(told) < count
-    assert 0 < len(slow_socket.heard) < count
-    print("SLOW", told[-1][:100], closed.value.rcvd)
+    assert 0 < len(told) < number
+    assert 0 < len(slow_socket.heard) < number
+    reason = "too slow: 20 messages waited"
+    last = json.loads(told[-1].removeprefix(b"data: "))
+    assert (last["event"], last["data"]) == ("Dropped", {"reason": reason})
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, reason)
+
+
+def test_whoever_does_not_read_at_all_is_left(feed, bus, monkeypatch):
+    """There is no saying why to somebody who takes nothing; his connection ends all the same."""
+    monkeypatch.setattr("mvrefresh.web.events._FAREWELL", 0.05)
+    app = FastAPI()
+    app.include_router(events_router(feed, queue=5), prefix="/api")
+    with served(app) as address, closing(socket.create_connection(address.split(":"))) as deaf:
+        deaf.settimeout(SECONDS)
+        deaf.sendall(b"GET /api/refresh/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        heard = b""
+        while b"Joined" not in heard:
+            heard += deaf.recv(1000)
+        (thread,) = (t for t in threading.enumerate() if t.name == "mvrefresh-feed")
+        while thread.is_alive():  # until its only client is gone
+            bus.publish(events.RefreshStarted(RUN, "mv", "regular", "x" * 100_000))
+        while deaf.recv(1_000_000):  # what was under way, then the end
+            pass
 
 
 def test_silence_is_broken_by_a_heartbeat(feed):

@@ -7,6 +7,7 @@ that does not keep up is dropped with a reason, and nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
     from mvrefresh.fleet.feed import FleetFeed
 
+log = logging.getLogger("mvrefresh")
+
 HEARTBEAT: Final = 15.0  # seconds
 TRY_AGAIN_LATER: Final = 1013
 POLICY_VIOLATION: Final = 1008
-_FAREWELL: Final = 1.0  # seconds for the last words to somebody who does not read
+_FAREWELL: Final = 5.0  # seconds for the last words to somebody who hardly reads
 _LONGEST_REASON: Final = 120  # bytes: of a close frame's 123
 
 Since = Annotated[
@@ -143,7 +146,10 @@ async def _serve(
     tasks = {asyncio.ensure_future(gone), asyncio.ensure_future(send_all())}
     try:
         await asyncio.wait({*tasks, client.dropped}, return_when=asyncio.FIRST_COMPLETED)
-        return client.dropped.result() if client.dropped.done() else None
+        if not client.dropped.done():
+            return None
+        log.info("a listener to events was dropped, %s", client.dropped.result())
+        return client.dropped.result()
     finally:
         audience.leave(client)
         for task in tasks:
