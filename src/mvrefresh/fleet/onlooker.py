@@ -52,6 +52,11 @@ class Onlooker:
         self._seen: set[int | None] = set()  # its records
         self._oldest: datetime | None = None  # record of the first look
 
+    @property
+    def graph(self) -> ViewGraph:
+        """All views of the database, as of the last look."""
+        return self._graph
+
     def look(self) -> Picture:
         """What there is to see now.
 
