@@ -73,9 +73,12 @@ function draw(tag, attributes = {}, ...inside) {
   return node;
 }
 const say = (text) => set(at("said"), text);
-function problem(text) {
-  at("problem").hidden = !text;
-  set(at("problem"), text ?? "");
+const problems = {}; // of reading, and of the last refresh: each stands until that is done again
+function problem(of, text) {
+  problems[of] = text;
+  const all = Object.values(problems).filter(Boolean).join(" ");
+  at("problem").hidden = !all;
+  set(at("problem"), all);
 }
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
@@ -91,10 +94,10 @@ async function load() {
       if (!answer.ok) throw new Error((await reason(answer)) || `The server answers ${answer.status}.`);
       state.data = await answer.json();
       state.clock = state.data.at - Date.now() / 1000;
-      problem(null);
+      problem("reading", null);
       show();
     } catch (error) {
-      problem(`The figures cannot be read: ${error.message}`);
+      problem("reading", `The figures cannot be read: ${error.message}`);
     }
   })();
   await loading;
@@ -118,7 +121,10 @@ function show() {
   const fleet = data.fleet ? `, ${plural(data.fleet.length, "process")}`.replace("processs", "processes") : "";
   set(at("where"), `${data.database}${data.standby ? ", a standby" : ""}${fleet}`);
   const names = data.views.map((view) => view.view);
-  if (!names.includes(state.chosen)) state.chosen = names[0] ?? null;
+  if (!names.includes(state.chosen)) {
+    const runs = (name) => data.history[name]?.length ?? 0;
+    state.chosen = [...names].sort((a, b) => runs(b) - runs(a))[0] ?? null;
+  }
   showRows();
   showGraph();
   showChoice(names);
@@ -158,8 +164,8 @@ function newRow(name) {
   const parts = {
     name: make("button", { type: "button" }), tables: make("small"),
     tag: make("span", { class: "tag" }), age: make("small"),
-    last: make("span"), status: make("small"),
-    next: make("span"), schedule: make("small"),
+    last: make("span"), status: make("small", { class: "run" }),
+    next: make("span"), schedule: make("small", { class: "run" }),
     method: make("span"), why: make("small"), error: make("small", { class: "error" }),
     took: make("span"), size: make("span"),
   };
@@ -253,7 +259,19 @@ function showGraph() {
     level.set(view.view, Math.max(-1, ...view.reads.map((read) => level.get(read) ?? -1)) + 1);
   }
   const columns = [];
+  const ways = []; // of the edges: the names of what they touch; a level in between has a gap for it
   for (const view of views) (columns[level.get(view.view)] ??= []).push(view);
+  for (const view of views) {
+    for (const read of view.reads.filter((name) => level.has(name))) {
+      const way = [read];
+      for (let between = level.get(read) + 1; between < level.get(view.view); between += 1) {
+        const gap = `${read}\0${view.view}\0${between}`;
+        columns[between].push({ view: gap, reads: [way.at(-1)] });
+        way.push(gap);
+      }
+      ways.push([...way, view.view]);
+    }
+  }
   // A view stands near what it reads: by the mean place of that.
   const place = new Map();
   for (const column of columns) {
@@ -278,20 +296,23 @@ function showGraph() {
   svg.setAttribute("width", Math.max(width, 10));
   svg.setAttribute("height", Math.max(height, 10));
   svg.replaceChildren(draw("defs", {}, draw("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, draw("path", { class: "arrow", d: "M0 .5 8 4 0 7.5z" }))));
-  for (const view of views) {
-    const to = where.get(view.view);
-    for (const read of view.reads) {
-      const from = where.get(read);
-      if (!from) continue;
-      const [x1, y1, x2, y2] = narrow
-        ? [from.x + BOX.width / 2, from.y + BOX.height, to.x + BOX.width / 2, to.y - 2]
-        : [from.x + BOX.width, from.y + BOX.height / 2, to.x - 2, to.y + BOX.height / 2];
-      const bend = (narrow ? y2 - y1 : x2 - x1) / 2;
-      const curve = narrow
-        ? `M${x1} ${y1}C${x1} ${y1 + bend} ${x2} ${y2 - bend} ${x2} ${y2}`
-        : `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
-      svg.append(draw("path", { class: "edge", d: curve, "marker-end": "url(#tip)" }));
+  for (const way of ways) {
+    let curve = "";
+    let from = null;
+    for (const name of way) {
+      const { x, y } = where.get(name);
+      const [inX, inY, outX, outY] = narrow
+        ? [x + BOX.width / 2, y, x + BOX.width / 2, y + BOX.height]
+        : [x, y + BOX.height / 2, x + BOX.width, y + BOX.height / 2];
+      if (from) {
+        const bend = (narrow ? inY - from[1] : inX - from[0]) / 2;
+        const [bendX, bendY] = narrow ? [0, bend] : [bend, 0];
+        curve += `C${from[0] + bendX} ${from[1] + bendY} ${inX - bendX} ${inY - bendY} ${inX} ${inY}`;
+        if (name.includes("\0")) curve += `L${outX} ${outY}`;
+      } else curve = `M${outX} ${outY}`;
+      from = [outX, outY];
     }
+    svg.append(draw("path", { class: "edge", d: curve, "marker-end": "url(#tip)" }));
   }
   for (const view of views) {
     const { x, y } = where.get(view.view);
@@ -432,10 +453,10 @@ async function refresh(views, words) {
     if (!answer.ok) throw new Error((await reason(answer)) || `The server answers ${answer.status}.`);
     const { failed_views: failed } = await answer.json();
     if (failed?.length) throw new Error(`not refreshed: ${failed.join(", ")}`);
-    problem(null);
+    problem("refresh", null);
     say(`Refreshed ${words}.`);
   } catch (error) {
-    problem(`Refresh of ${words}: ${error.message}`);
+    problem("refresh", `Refresh of ${words}: ${error.message}`);
   } finally {
     views.forEach((name) => state.busy.delete(name));
     loadSoon();

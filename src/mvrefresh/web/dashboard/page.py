@@ -6,6 +6,7 @@ from. The page asks its own host alone. What differs between hosts is in attribu
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from hashlib import sha256
@@ -34,14 +35,14 @@ def make_page(*, title: str, read_only: bool, urls: dict[str, str]) -> Page:
     """
     style, script = (_text(f"dashboard.{kind}") for kind in ("css", "js"))
     attributes = {"read-only": str(read_only).lower(), **urls}
-    body = _text("dashboard.html")
-    for slot, text in {
+    slots = {
         "title": escape(title),
         "attributes": " ".join(f'data-{k}="{escape(v)}"' for k, v in attributes.items()),
         "style": style,
         "script": script,
-    }.items():
-        body = body.replace(f"[[{slot}]]", text, 1)
+    }
+    # In one pass: a title is no place for another slot.
+    body = re.sub(r"\[\[(\w+)\]\]", lambda slot: slots[slot[1]], _text("dashboard.html"))
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
