@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from httpx_sse import connect_sse
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
 from tests.web.conftest import SECONDS, Socket, elsewhere, is_outcome, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 

@@ -1,4 +1,4 @@
-"""Whatever is to be sent, JSON goes out: exact for what the library knows, an error for the rest."""
+"""Whatever is to be sent, JSON goes out: exact for what is known, an error for the rest."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mvrefresh.refreshing.report import FinalMetrics, RefreshOutcome, RefreshRep
 from mvrefresh.web.serialize import safe_serialize_message
 
 RUN = UUID("00000000-0000-0000-0000-000000000001")
+LAST = datetime.max.replace(tzinfo=timezone(timedelta(hours=-2)))
 NOON = datetime(2025, 1, 13, 12, tzinfo=timezone(timedelta(hours=2)))
 
 
@@ -54,7 +55,7 @@ Pair = namedtuple("Pair", "one two")  # noqa: PYI024 - the old kind, too
         (RUN, str(RUN)),
         (NOON, "2025-01-13T10:00:00Z"),
         (NOON.replace(tzinfo=None), "2025-01-13T12:00:00Z"),
-        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))), "9999-12-31T23:59:59.999999-02:00"),
+        (LAST, "9999-12-31T23:59:59.999999-02:00"),
         (date(2025, 1, 13), "2025-01-13"),
         (timedelta(minutes=1.5), 90.0),
         (Decimal("0.10"), "0.10"),
@@ -160,8 +161,8 @@ def cyclic_point():
 @pytest.mark.parametrize(
     "value",
     [
-        object(), Hostile(), Hostile, int, BadModel(), cycle(), cyclic_point(), "\ud800", {"\udfff": 1},
-        2**64, 1j, iter([]), lambda: None, {Hostile(): 1}, type("\u00e9", (), {})(),
+        object(), Hostile(), Hostile, int, BadModel(), cycle(), cyclic_point(), "\ud800",
+        {"\udfff": 1}, 2**64, 1j, iter([]), lambda: None, {Hostile(): 1}, type("\u00e9", (), {})(),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip

@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.text import Text
 
 from mvrefresh.cli.changes import trouble
-from mvrefresh.fleet.picture import seconds_between
 from mvrefresh.cli.tables import STYLES, keep_whole, name, table
 from mvrefresh.cli.wording import age, duration, moment, plural, span
+from mvrefresh.fleet.picture import seconds_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

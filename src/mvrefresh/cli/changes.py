@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from mvrefresh.fleet.picture import seconds_between
 from mvrefresh.cli.tables import STYLES
 from mvrefresh.cli.wording import duration, moment, number, plural, rows_written
+from mvrefresh.fleet.picture import seconds_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from mvrefresh.fleet.picture import Picture, ViewSeen
     from mvrefresh.cli.sight import SchemaVersion, Sight
+    from mvrefresh.fleet.picture import Picture, ViewSeen
     from mvrefresh.metrics.store import MetricsSummary, RefreshRecord
     from mvrefresh.refreshing.graph import ViewGraph
     from mvrefresh.refreshing.plan import Plan

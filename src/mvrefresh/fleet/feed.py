@@ -204,7 +204,7 @@ class FleetFeed:
                             self._stay(wire)
                 except Stopped:
                     continue
-                except Exception as error:  # whatever it is, it goes on trying
+                except Exception as error:  # noqa: BLE001 - whatever it is, it goes on trying
                     foreseen = isinstance(error, MvrefreshError | psycopg.Error | OSError)
                     self._lose(message_of(error), unforeseen=not foreseen)
                 self.state = "connecting"
@@ -329,5 +329,3 @@ def _missed(page: ledger.Page, cursor: Cursor) -> Iterator[News]:
 
 def _gap(page: ledger.Page) -> News:
     return News("Gap", page.now, {"before": page.rows[0]["at"] if page.rows else None})
-
-

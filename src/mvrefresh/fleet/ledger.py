@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MOST: Final = 10_000
 """Outcomes that are read at a time; of more, the newest."""
 
-# The moment is that of the statement's arrival, before its snapshot: what is not in it is read by
-# the next. A state row is taken whose run is not known, however long ago it was: a refresh in a
+# The moment is that of the statement's arrival, before its snapshot: what is not in it, the next
+# reads. A state row is taken whose run is not known, however long ago it was: a refresh in a
 # transaction of somebody's own may commit long after its time.
 _READ = sql.SQL("""
 WITH state AS MATERIALIZED (
@@ -33,7 +33,8 @@ WITH state AS MATERIALIZED (
      WHERE s.last_finished_at >= {since}::timestamptz
         OR s.last_run_id <> ALL (coalesce({known}::uuid[], ARRAY[s.last_run_id]))
 ), record AS MATERIALIZED (
-    SELECT r.* FROM {metrics} r WHERE r.created_at >= {since}::timestamptz AND isfinite(r.created_at)
+    SELECT r.* FROM {metrics} r
+     WHERE r.created_at >= {since}::timestamptz AND isfinite(r.created_at)
      ORDER BY r.created_at DESC, r.id DESC LIMIT {most}
 )
 SELECT pg_catalog.json_build_object('now', statement_timestamp())
@@ -77,9 +78,7 @@ class Page(NamedTuple):
     cut: bool
 
 
-def read(
-    wire: Wire, schema: Schema, since: datetime | None, known: Collection[str] | None
-) -> Page:
+def read(wire: Wire, schema: Schema, since: datetime | None, known: Collection[str] | None) -> Page:
     """Read what was done since a moment.
 
     Args:

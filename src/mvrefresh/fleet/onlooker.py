@@ -6,9 +6,9 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from mvrefresh.errors import ConfigurationError, UnknownView
 from mvrefresh.fleet.glance import Glance, read_glance
 from mvrefresh.fleet.picture import Picture, Process, RefreshGoingOn, ViewSeen
-from mvrefresh.errors import ConfigurationError, UnknownView
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.due import decide, due_at

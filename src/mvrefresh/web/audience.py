@@ -136,7 +136,7 @@ class Audience:
     def _hear(self, news: News) -> None:
         self._call(self._hand_out, message_of(news))
 
-    def _call(self, method: Callable[[Unpack[Ts]], None], *args: Unpack[Ts]) -> None:
+    def _call(self, method: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(method, *args)
 
@@ -153,3 +153,21 @@ class Audience:
             at = datetime.now(UTC)
             missed, joined = [News("Gap", at, {"before": None})], News("Joined", at, {"feed": None})
         client.resume(missed, joined)
+
+
+class Audiences:
+    """One audience an event loop: a test's, or a host's, may come and go."""
+
+    def __init__(self, feed: FleetFeed, *, queue: int) -> None:
+        self._feed = feed
+        self._queue = queue
+        self._of: dict[asyncio.AbstractEventLoop, Audience] = {}
+
+    def here(self) -> Audience:
+        """That of the loop that runs."""
+        loop = asyncio.get_running_loop()
+        for closed in [each for each in self._of if each.is_closed()]:
+            del self._of[closed]
+        if loop not in self._of:
+            self._of[loop] = Audience(self._feed, queue=self._queue)
+        return self._of[loop]

@@ -1,7 +1,7 @@
 """The fleet's events on WebSockets and as server-sent events: one JSON message an event.
 
-Both have the same messages, by the same queue; `docs/reference/events.md` has their shapes. A client
-that does not keep up is dropped with a reason, and nobody waits for it.
+Both have the same messages, by the same queue; `docs/reference/events.md` has their shapes. A
+client that does not keep up is dropped with a reason, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.fleet.cursor import Cursor
-from mvrefresh.web.audience import QUEUE, Audience, Message, message
+from mvrefresh.web.audience import QUEUE, Audience, Audiences, Message, message
 from mvrefresh.web.origin import is_same_origin
 
 if TYPE_CHECKING:
@@ -70,15 +70,7 @@ def events_router(
     if queue < 1 or heartbeat <= 0:
         raise ConfigurationError(f"queue={queue}, heartbeat={heartbeat}: they must be more than 0")
     router = APIRouter(dependencies=list(dependencies))
-    audiences: dict[asyncio.AbstractEventLoop, Audience] = {}
-
-    def audience() -> Audience:
-        loop = asyncio.get_running_loop()
-        for closed in [each for each in audiences if each.is_closed()]:
-            del audiences[closed]
-        if loop not in audiences:
-            audiences[loop] = Audience(feed, queue=queue)
-        return audiences[loop]
+    audiences = Audiences(feed, queue=queue)
 
     @router.websocket("/refresh/events", name="refresh_events_socket")
     async def events_socket(socket: WebSocket, since: Since = None) -> None:
@@ -87,20 +79,19 @@ def events_router(
             return
         await socket.accept()
         try:
-            cursor = Cursor.parse(since) if since else None
+            cursor = _cursor(since)
         except ConfigurationError as error:
-            reason = str(error).encode()[:_LONGEST_REASON].decode(errors="ignore")
-            await socket.close(POLICY_VIOLATION, reason)
+            await socket.close(POLICY_VIOLATION, _reason(error))
             return
 
         async def send(message: Message) -> None:
             await socket.send_text(message.text.decode())
 
-        reason = await _serve(audience(), cursor, send, _hung_up(socket), heartbeat)
-        if reason is not None:
+        dropped = await _serve(audiences.here(), cursor, send, _hung_up(socket), heartbeat)
+        if dropped is not None:
             with suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(_FAREWELL):
-                    await socket.close(TRY_AGAIN_LATER, reason)
+                    await socket.close(TRY_AGAIN_LATER, dropped)
 
     @router.get(
         "/refresh/events",
@@ -120,13 +111,21 @@ def events_router(
         last_event_id: Annotated[str | None, Header(max_length=2000)] = None,
     ) -> Response:
         try:  # what a browser sends when it reconnects is later than what is in the address
-            found = last_event_id or since
-            cursor = Cursor.parse(found) if found else None
+            cursor = _cursor(last_event_id or since)
         except ConfigurationError as error:
             raise HTTPException(422, str(error)) from None
-        return _Stream(audience(), cursor, heartbeat)
+        return _Stream(audiences.here(), cursor, heartbeat)
 
     return router
+
+
+def _cursor(text: str | None) -> Cursor | None:
+    return Cursor.parse(text) if text else None
+
+
+def _reason(error: Exception) -> str:
+    """As much as fits into a close frame."""
+    return str(error).encode()[:_LONGEST_REASON].decode(errors="ignore")
 
 
 async def _serve(
@@ -145,7 +144,8 @@ async def _serve(
 
     tasks = {asyncio.ensure_future(gone), asyncio.ensure_future(send_all())}
     try:
-        await asyncio.wait({*tasks, client.dropped}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {*tasks, client.dropped}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not client.dropped.done():
             return None
         log.info("a listener to events was dropped, %s", client.dropped.result())
@@ -178,7 +178,12 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._audience, self._cursor, self._heartbeat = audience, cursor, heartbeat
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002 - ASGI
+        receive: Receive,
+        send: Send,
+    ) -> None:
         async def put(text: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": text, "more_body": more})
 

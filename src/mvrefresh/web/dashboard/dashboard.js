@@ -371,7 +371,7 @@ function showChart() {
   const runs = (state.data.history[state.chosen] ?? []).filter((run) => run.success != null);
   const summary = state.data.summaries[state.chosen] ?? {};
   const width = Math.max(260, svg.clientWidth || 600);
-  const [height, left, right, top, bottom] = [210, 54, 12, 12, 24];
+  const [height, left, right, top, bottom] = [svg.clientHeight || 210, 58, 34, 12, 24];
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.replaceChildren();
   const figures = [["Runs", runs.length], ["p50", took(summary.p50_duration_ms)], ["p95", took(summary.p95_duration_ms)], ["p99", took(summary.p99_duration_ms)], ["Longest", took(summary.max_duration_ms)], ["Failed", summary.failure_count ?? 0]];
@@ -392,7 +392,8 @@ function showChart() {
   for (const p of ["p50", "p95", "p99"]) {
     const ms = summary[`${p}_duration_ms`];
     if (ms == null || runs.length < 2) continue;
-    svg.append(draw("line", { class: p, x1: left, x2: width - right, y1: y(ms), y2: y(ms) }));
+    svg.append(draw("line", { class: p, x1: left, x2: width - right, y1: y(ms), y2: y(ms) }),
+      set(draw("text", { class: "soft", x: width - right + 6, y: y(ms) + 4 }), p));
   }
   svg.append(draw("path", { class: "line", d: runs.map((run, index) => `${index ? "L" : "M"}${x(run.at).toFixed(1)} ${y(run.duration_ms).toFixed(1)}`).join("") }));
   for (const run of runs) {
@@ -415,7 +416,7 @@ function showTiers() {
   if (cache == null) return;
   const items = Object.entries(cache).filter(([, tier]) => tier && typeof tier === "object").map(([key, tier]) => {
     const name = TIERS[key] ?? key;
-    const rate = tier.hit_rate == null ? "not asked yet" : `${tier.hit_rate.toFixed(1)} % hits`;
+    const rate = tier.hit_rate == null ? "not asked yet" : `${(Math.floor(tier.hit_rate * 10) / 10).toFixed(1)} % hits`;
     const counts = tier.hits == null ? "" : `${tier.hits.toLocaleString()} of ${(tier.hits + (tier.misses ?? 0)).toLocaleString()}`;
     const item = make("li", {}, make("div", { class: "row" }, set(make("b"), name), set(make("span"), [rate, counts].filter(Boolean).join(", "))));
     if (tier.degraded_since != null) item.append(make("small", { class: "error" }, "Degraded: look-ups go round it"));
@@ -572,7 +573,7 @@ showTheme();
 
 // -- begin ---------------------------------------------------------------------------------------
 
-at("legend").append(...["fresh", "late", "stale", "suspended", "unscheduled"].map((kind) => make("li", { "data-fresh": kind }, kind === "suspended" ? "Suspended, not populated" : FRESHNESS[kind])));
+at("legend").append(...["fresh", "late", "stale", "suspended", "unscheduled"].map((kind) => make("li", { "data-fresh": kind }, kind === "suspended" ? "Suspended, not populated" : kind === "unscheduled" ? "Not scheduled, or age unknown" : FRESHNESS[kind])));
 at("filter").addEventListener("input", filter);
 at("which").addEventListener("change", () => choose(at("which").value));
 at("refresh-all").addEventListener("click", () => refresh(state.data.views.map((view) => view.view), "all views"));

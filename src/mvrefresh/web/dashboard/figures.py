@@ -14,6 +14,7 @@ from mvrefresh.errors import ConfigurationError
 from mvrefresh.fleet.onlooker import Onlooker
 from mvrefresh.fleet.picture import seconds_between
 from mvrefresh.metrics.store import RefreshRecord, summarize
+from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.schedule import parse_schedule
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ _LATE: Final = 1.5  # intervals: as old as this, one run was missed
 _STALE: Final = 3.0
 
 _SIZES = sql.SQL(
-    "SELECT c.oid::bigint, pg_total_relation_size(c.oid) FROM pg_class c WHERE c.oid = ANY (%s::oid[])"
+    "SELECT c.oid::bigint, pg_total_relation_size(c.oid) FROM pg_class c"
+    " WHERE c.oid = ANY (%s::oid[])"
 )
 _RUNS = sql.SQL("""
 SELECT v.label, l.* FROM unnest(%s::text[]) AS v (label) CROSS JOIN LATERAL (
@@ -123,10 +125,8 @@ class Figures:
 
     def _more(self, picture: Picture) -> tuple[dict[int, int], dict[str, list[RefreshRecord]]]:
         runs: dict[str, list[RefreshRecord]] = defaultdict(list)
-        query = _RUNS.format(
-            metrics=self._database.schema.metrics_table, most=sql.Literal(POINTS)
-        )
-        with self._database.dedicated() as connection:
+        query = _RUNS.format(metrics=self._database.schema.metrics_table, most=sql.Literal(POINTS))
+        with self._database.dedicated() as connection, unavailable_when_lost():
             sizes = dict(
                 connection.execute(_SIZES, ([seen.oid for seen in picture.views],)).fetchall()
             )

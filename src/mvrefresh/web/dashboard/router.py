@@ -91,8 +91,6 @@ def dashboard_router(
             body = await asyncio.shield(shared)
         except (DatabaseUnavailable, SchemaMissing) as error:
             raise HTTPException(503, str(error)) from None
-        return Response(
-            body, media_type="application/json", headers={"Cache-Control": "no-store"}
-        )
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return router
