@@ -22,9 +22,9 @@ from tests import documents
 import mvrefresh as library
 from mvrefresh.cli import board as boards, watch
 from mvrefresh.cli.changes import Changes
-from mvrefresh.cli.onlooker import Onlooker
-from mvrefresh.cli.picture import Picture, Process, RefreshGoingOn, ViewSeen
 from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.fleet.onlooker import Onlooker
+from mvrefresh.fleet.picture import Picture, Process, RefreshGoingOn, ViewSeen
 from mvrefresh.metrics.store import RefreshRecord
 from mvrefresh.postgres import locks
 

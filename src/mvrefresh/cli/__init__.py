@@ -3,7 +3,7 @@
 Reading order: `exits` (what an exit code means), `session` (where the database is, how to
 answer), `app` (the group of commands); then the commands, `views`, `refreshing`, `status`,
 `history`, `schema`; then how they speak: `documents` (JSON), `tables`, `progress`, `wording`.
-`watch` is a loop: `glance` and `onlooker` make a `picture`, `board` and `changes` show it.
+`watch` is a loop: `mvrefresh.fleet` makes a `picture`, `board` and `changes` show it.
 
 A command asks the library and shows the answer; it decides nothing.
 """

@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.text import Text
 
 from mvrefresh.cli.changes import trouble
-from mvrefresh.cli.picture import seconds_between
 from mvrefresh.cli.tables import STYLES, keep_whole, name, table
 from mvrefresh.cli.wording import age, duration, moment, plural, span
+from mvrefresh.fleet.picture import seconds_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mvrefresh.cli.changes import Change
-    from mvrefresh.cli.picture import Picture, ViewSeen
+    from mvrefresh.fleet.picture import Picture, ViewSeen
 
 _NARROW: Final = 96  # columns; below, the schedules give way
 _OVERDUE: Final = 60.0  # seconds that a due view may wait before that is worth a colour

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from mvrefresh.cli.picture import seconds_between
 from mvrefresh.cli.tables import STYLES
 from mvrefresh.cli.wording import duration, moment, number, plural, rows_written
+from mvrefresh.fleet.picture import seconds_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from mvrefresh.cli.picture import Picture, RefreshGoingOn, ViewSeen
+    from mvrefresh.fleet.picture import Picture, RefreshGoingOn, ViewSeen
     from mvrefresh.metrics.store import RefreshRecord
 
 

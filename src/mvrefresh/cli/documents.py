@@ -10,14 +10,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mvrefresh.cli.exits import message
-from mvrefresh.cli.picture import seconds_between
+from mvrefresh.fleet.picture import seconds_between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from mvrefresh.cli.picture import Picture, ViewSeen
     from mvrefresh.cli.sight import SchemaVersion, Sight
+    from mvrefresh.fleet.picture import Picture, ViewSeen
     from mvrefresh.metrics.store import MetricsSummary, RefreshRecord
     from mvrefresh.refreshing.graph import ViewGraph
     from mvrefresh.refreshing.plan import Plan

@@ -17,14 +17,14 @@ from mvrefresh.cli.board import board
 from mvrefresh.cli.changes import Change, Changes, record_change
 from mvrefresh.cli.documents import picture_document
 from mvrefresh.cli.exits import Exit, error_document, message
-from mvrefresh.cli.glance import LATEST
-from mvrefresh.cli.onlooker import Onlooker
 from mvrefresh.cli.options import Limit, View, global_options
 from mvrefresh.cli.output import console, write_json
 from mvrefresh.cli.session import Session, pass_session
 from mvrefresh.cli.tables import STYLES, name
 from mvrefresh.cli.wording import moment, plural
 from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.fleet.glance import LATEST
+from mvrefresh.fleet.onlooker import Onlooker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from mvrefresh.cli.picture import Picture
+    from mvrefresh.fleet.picture import Picture
 
 _AFTER_A_FAILURE: Final = 1.0  # seconds at least until the next look
 _FRAMES_A_SECOND: Final = 2

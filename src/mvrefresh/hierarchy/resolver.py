@@ -146,11 +146,6 @@ class OptimizedHierarchyResolver:
         # Where it is strict, every look-up looks at the clock first: none finds anything here.
         self._entries = {} if tiers.tree.strict else entries
 
-    @property
-    def source(self) -> HierarchySource:
-        """The names of the table and its views."""
-        return self._source
-
     # -- ancestors -----------------------------------------------------------------------------
 
     def ancestors(self, entity_id: Any, max_staleness: float | None = None) -> Chain:

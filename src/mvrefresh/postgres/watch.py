@@ -8,7 +8,7 @@ nobody refreshes anything.
 
 The connection is its own and goes straight to the primary: a transaction pooler accepts LISTEN and
 hands the connection to somebody else. Where one is noticed, tags are asked for and nothing is
-listened to. The protocol is libpq's own, without waiting in it: every wait here has an end.
+listened to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -24,19 +24,16 @@ from uuid import UUID
 
 import orjson
 import psycopg
-from psycopg import pq, sql
 
 from mvrefresh.cache.forks import made_anew_after_fork
-from mvrefresh.errors import DatabaseUnavailable, MvrefreshError
+from mvrefresh.errors import MvrefreshError
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.faults import message_of
-from mvrefresh.postgres.notify import CHANNEL
 from mvrefresh.postgres.tags import Asked, answer, question
+from mvrefresh.postgres.wire import Stopped, Wire, drain
 from mvrefresh.refreshing.threads import OurThread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mvrefresh.cache.content import Content
     from mvrefresh.postgres.database import Database
     from mvrefresh.refreshing.view import ViewName
@@ -48,12 +45,6 @@ PATIENCE: Final = 1.0  # seconds until an answer has to be there
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before the next connection
 
 _UUID: Final = 36  # letters
-
-Row = tuple[bytes | None, ...]
-
-
-class Stopped(Exception):  # noqa: N818 - what happened
-    """The watch is to end."""
 
 
 class Watched(NamedTuple):
@@ -179,7 +170,7 @@ class TagWatch:
                 self.state = "connecting"
                 pause = _FIRST_PAUSE if self.asked > asked else min(2 * pause, _LONGEST_PAUSE)
                 selector.select(pause)
-                _drain(ours)
+                drain(ours)
 
     def _ended(self) -> bool:
         """Whether nobody is to be told any more; then another thread may be the next."""
@@ -211,9 +202,14 @@ class _Visit:
         bell: socket.socket,
     ) -> None:
         self._watch = watch
-        self._pgconn = connection.pgconn
-        self._selector = selector
-        self._bell = bell
+        self._wire = Wire(
+            connection,
+            selector,
+            bell,
+            patience=watch._patience,  # noqa: SLF001 - one object in two parts
+            ended=lambda: not watch.whom_to_tell(),
+            heard=self._heard,
+        )
         self._asked: list[Asked] = []
         self._statement = b""
 
@@ -225,23 +221,13 @@ class _Visit:
             psycopg.Error, OSError: The connection broke.
             Stopped: Nobody is to be told any more.
         """
-        watch, pgconn = self._watch, self._pgconn
-        with _registered(self._selector, pgconn.socket):
-            ((pid,),) = self._answer(b"SELECT pg_backend_pid()")
-            is_ours = pid is not None and int(pid) == pgconn.backend_pid
-            watch.state = "listening" if is_ours and self._listen() else "polling"
+        watch, wire = self._watch, self._wire
+        with wire.open():
+            watch.state = "listening" if wire.listen() else "polling"
             while True:
                 asked = monotonic()
                 self._ask_and_tell()
-                self._wait_until(asked + watch._every)  # noqa: SLF001 - one object in two parts
-
-    def _listen(self) -> bool:
-        """Whether the server takes it: a standby does not."""
-        try:
-            self._answer(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)).as_bytes(None))
-        except psycopg.errors.ReadOnlySqlTransaction:
-            return False
-        return True
+                wire.wait_until(asked + watch._every)  # noqa: SLF001 - one object in two parts
 
     def _ask_and_tell(self) -> None:
         watched = self._watch.whom_to_tell()
@@ -255,28 +241,11 @@ class _Visit:
         ]
         if asked != self._asked:
             self._asked, self._statement = asked, self._watch.statement(asked)
-        rows = self._answer(self._statement)
+        rows = self._wire.answer(self._statement)
         self._watch.asked += 1
         for place, line, age in answer(asked, rows):
             moment = None if age is None else began - age
             watched[place].content.tell(questions[place], line, moment)
-
-    def _wait_until(self, moment: float) -> None:
-        """Wait for the moment, for a notification, or for the bell."""
-        pgconn = self._pgconn
-        while (said := pgconn.notifies()) is None:
-            left = moment - monotonic()
-            if left <= 0:
-                return
-            ready = {key.fileobj for key, _ in self._selector.select(left)}
-            if self._bell in ready:
-                _drain(self._bell)
-                return
-            if ready:
-                pgconn.consume_input()
-        while said is not None:  # one question answers them all
-            self._heard(said.extra)
-            said = pgconn.notifies()
 
     def _heard(self, payload: bytes) -> None:
         """Let go of what has changed before it is asked: an answer takes several turns.
@@ -293,46 +262,3 @@ class _Visit:
         for watched in self._watch.whom_to_tell():
             if watched.label == label and keys:
                 watched.content.discard(keys)
-
-    def _answer(self, statement: bytes) -> list[Row]:
-        """The rows that a statement gives, as text; within the patience."""
-        pgconn, deadline = self._pgconn, monotonic() + self._watch._patience  # noqa: SLF001
-        pgconn.send_query(statement)
-        rows: list[Row] = []
-        while True:
-            while pgconn.is_busy():
-                left = deadline - monotonic()
-                if left <= 0:
-                    raise DatabaseUnavailable("the server did not answer in time")
-                pgconn.flush()
-                ready = {key.fileobj for key, _ in self._selector.select(left)}
-                if self._bell in ready:
-                    _drain(self._bell)
-                    if not self._watch.whom_to_tell():
-                        raise Stopped
-                if ready - {self._bell}:
-                    pgconn.consume_input()
-            result = pgconn.get_result()
-            if result is None:
-                return rows
-            if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-                raise psycopg.errors.error_from_result(result)
-            rows += [
-                tuple(result.get_value(row, column) for column in range(result.nfields))
-                for row in range(result.ntuples)
-            ]
-
-
-@contextmanager
-def _registered(selector: selectors.BaseSelector, fd: int) -> Iterator[None]:
-    selector.register(fd, selectors.EVENT_READ)
-    try:
-        yield
-    finally:
-        selector.unregister(fd)
-
-
-def _drain(bell: socket.socket) -> None:
-    with suppress(BlockingIOError):
-        while bell.recv(1024):
-            pass

@@ -6,9 +6,9 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from mvrefresh.cli.glance import Glance, read_glance
-from mvrefresh.cli.picture import Picture, Process, RefreshGoingOn, ViewSeen
 from mvrefresh.errors import ConfigurationError, UnknownView
+from mvrefresh.fleet.glance import Glance, read_glance
+from mvrefresh.fleet.picture import Picture, Process, RefreshGoingOn, ViewSeen
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.due import decide, due_at
@@ -51,6 +51,11 @@ class Onlooker:
         self._since: datetime | None = None  # the last look
         self._seen: set[int | None] = set()  # its records
         self._oldest: datetime | None = None  # record of the first look
+
+    @property
+    def graph(self) -> ViewGraph:
+        """All views of the database, as of the last look."""
+        return self._graph
 
     def look(self) -> Picture:
         """What there is to see now.

@@ -1,0 +1,96 @@
+"""`GET .../refresh/dashboard`: the page, and the figures that it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Header, HTTPException
+from starlette.responses import Response
+
+from mvrefresh.errors import DatabaseUnavailable, SchemaMissing
+from mvrefresh.refreshing.threads import in_thread
+from mvrefresh.web.dashboard.figures import Figures
+from mvrefresh.web.dashboard.page import make_page
+from mvrefresh.web.serialize import safe_serialize_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fastapi.params import Depends
+
+    from mvrefresh.postgres.database import Database
+
+
+def dashboard_router(
+    database: Database,
+    *,
+    cache: Callable[[], Mapping[str, Any]] | None = None,
+    read_only: bool = False,
+    title: str = "Materialized views",
+    dependencies: Sequence[Depends] = (),
+) -> APIRouter:
+    """`GET .../refresh/dashboard` and `.../refresh/dashboard/data`.
+
+    The page hears the `events_router` and asks the `refresh_router` of the same prefix.
+
+    Args:
+        database: Whose views it shows.
+        cache: Gives the tiers' figures: `resolver.cache_metrics`.
+        read_only: Show no buttons that refresh. It hides them; whoever may not refresh has to be
+            refused by the host's `dependencies=` of the refresh router.
+        title: Of the page.
+        dependencies: The host's, for example who may look.
+    """
+    router = APIRouter(dependencies=list(dependencies))
+    figures = Figures(database, cache)
+    page = make_page(
+        title=title,
+        read_only=read_only,
+        urls={"data": "dashboard/data", "events": "events", "refresh": "../refresh"},
+    )
+
+    @router.get(
+        "/refresh/dashboard",
+        name="refresh_dashboard",
+        summary="The dashboard, a page for people",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+            304: {"description": "The page that the browser has is the same."},
+        },
+    )
+    async def dashboard(if_none_match: Annotated[str | None, Header()] = None) -> Response:
+        if if_none_match == page.headers["ETag"]:
+            return Response(status_code=304, headers=page.headers)
+        return Response(page.body, media_type="text/html", headers=page.headers)
+
+    shared: asyncio.Task[bytes] | None = None
+
+    async def look() -> bytes:
+        # On a thread of its own: the framework's are the host's, and a database may take its time.
+        found = await asyncio.wrap_future(in_thread("mvrefresh-dashboard", figures.read))
+        return safe_serialize_message(found)
+
+    @router.get(
+        "/refresh/dashboard/data",
+        name="refresh_dashboard_data",
+        summary="What the dashboard shows",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+            503: {"description": "The database is away, or has not the library's tables."},
+        },
+    )
+    async def dashboard_data() -> Response:
+        nonlocal shared
+        loop = asyncio.get_running_loop()
+        if shared is None or shared.done() or shared.get_loop() is not loop:
+            shared = loop.create_task(look())
+        try:
+            body = await asyncio.shield(shared)
+        except (DatabaseUnavailable, SchemaMissing) as error:
+            raise HTTPException(503, str(error)) from None
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    return router

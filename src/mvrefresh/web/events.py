@@ -1,0 +1,217 @@
+"""The fleet's events on WebSockets and as server-sent events: one JSON message an event.
+
+Both have the same messages, by the same queue; `docs/reference/events.md` has their shapes. A
+client that does not keep up is dropped with a reason, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from fastapi import APIRouter, Header, HTTPException, Query, WebSocket
+from starlette.responses import Response
+
+from mvrefresh.errors import ConfigurationError
+from mvrefresh.fleet.cursor import Cursor
+from mvrefresh.web.audience import QUEUE, Audience, Audiences, Message, message
+from mvrefresh.web.origin import is_same_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from fastapi.params import Depends
+    from starlette.types import Receive, Scope, Send
+
+    from mvrefresh.fleet.feed import FleetFeed
+
+log = logging.getLogger("mvrefresh")
+
+HEARTBEAT: Final = 15.0  # seconds
+TRY_AGAIN_LATER: Final = 1013
+POLICY_VIOLATION: Final = 1008
+_FAREWELL: Final = 5.0  # seconds for the last words to somebody who hardly reads
+_LONGEST_REASON: Final = 120  # bytes: of a close frame's 123
+
+Since = Annotated[
+    str | None,
+    Query(
+        max_length=2000,
+        description="Where to go on: the `id` of the last message, Unix seconds, or an ISO-8601 "
+        "moment. Outcomes of refreshes since then come first.",
+        examples=["2025-01-13T10:30:00Z"],
+    ),
+]
+
+
+def events_router(
+    feed: FleetFeed,
+    *,
+    dependencies: Sequence[Depends] = (),
+    origins: Collection[str] = (),
+    heartbeat: float = HEARTBEAT,
+    queue: int = QUEUE,
+) -> APIRouter:
+    """`WS` and `GET .../refresh/events`: what happens in the whole fleet, live.
+
+    Args:
+        feed: Whose news; one for the process.
+        dependencies: The host's, for example who may listen. They have to do for a WebSocket,
+            too: ask for `starlette.requests.HTTPConnection`, not for `Request`.
+        origins: Of pages on other hosts that may listen by WebSocket, `https://admin.example.org`.
+        heartbeat: Seconds of silence after which a `Heartbeat` is sent.
+        queue: Messages that may wait for a client; one more, and it is dropped.
+
+    Raises:
+        ConfigurationError: A number is less than 1, or no time.
+    """
+    if queue < 1 or heartbeat <= 0:
+        raise ConfigurationError(f"queue={queue}, heartbeat={heartbeat}: they must be more than 0")
+    router = APIRouter(dependencies=list(dependencies))
+    audiences = Audiences(feed, queue=queue)
+
+    @router.websocket("/refresh/events", name="refresh_events_socket")
+    async def events_socket(socket: WebSocket, since: Since = None) -> None:
+        if not is_same_origin(socket, origins):
+            await socket.close(POLICY_VIOLATION)  # before the handshake is accepted: 403
+            return
+        await socket.accept()
+        try:
+            cursor = _cursor(since)
+        except ConfigurationError as error:
+            await socket.close(POLICY_VIOLATION, _reason(error))
+            return
+
+        async def send(message: Message) -> None:
+            await socket.send_text(message.text.decode())
+
+        dropped = await _serve(audiences.here(), cursor, send, _hung_up(socket), heartbeat)
+        if dropped is not None:
+            with suppress(TimeoutError, RuntimeError):
+                async with asyncio.timeout(_FAREWELL):
+                    await socket.close(TRY_AGAIN_LATER, dropped)
+
+    @router.get(
+        "/refresh/events",
+        name="refresh_events",
+        summary="What happens in the whole fleet, live",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "Server-sent events; the data of each is one JSON message.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            422: {"description": "`since` or `Last-Event-ID` is not where to go on."},
+        },
+    )
+    async def events_stream(
+        since: Since = None,
+        last_event_id: Annotated[str | None, Header(max_length=2000)] = None,
+    ) -> Response:
+        try:  # what a browser sends when it reconnects is later than what is in the address
+            cursor = _cursor(last_event_id or since)
+        except ConfigurationError as error:
+            raise HTTPException(422, str(error)) from None
+        return _Stream(audiences.here(), cursor, heartbeat)
+
+    return router
+
+
+def _cursor(text: str | None) -> Cursor | None:
+    return Cursor.parse(text) if text else None
+
+
+def _reason(error: Exception) -> str:
+    """As much as fits into a close frame."""
+    return str(error).encode()[:_LONGEST_REASON].decode(errors="ignore")
+
+
+async def _serve(
+    audience: Audience,
+    cursor: Cursor | None,
+    send: Callable[[Message], Awaitable[None]],
+    gone: Awaitable[None],
+    heartbeat: float,
+) -> str | None:
+    """Send until the client goes or is dropped; the reason, if it is dropped."""
+    client = audience.join(cursor)
+
+    async def send_all() -> None:
+        while True:
+            await send(await client.next(heartbeat))
+
+    tasks = {asyncio.ensure_future(gone), asyncio.ensure_future(send_all())}
+    try:
+        ends: set[asyncio.Future[Any]] = {*tasks, client.dropped}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not client.dropped.done():
+            return None
+        log.info("a listener to events was dropped, %s", client.dropped.result())
+        return client.dropped.result()
+    finally:
+        audience.leave(client)
+        for task in tasks:
+            task.cancel()
+        # Whoever has gone, gets an error for what is sent to him: that is how it ends.
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _hung_up(socket: WebSocket) -> None:
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass  # there is nothing to say to us
+
+
+class _Stream(Response):
+    """Server-sent events. Not a `StreamingResponse`: that would wait for a client who stalls."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, audience: Audience, cursor: Cursor | None, heartbeat: float) -> None:
+        super().__init__(
+            headers={
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",  # nginx would collect them
+            }
+        )
+        del self.headers["content-length"]
+        self._audience, self._cursor, self._heartbeat = audience, cursor, heartbeat
+
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002 - ASGI
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        async def put(text: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": text, "more_body": more})
+
+        async def send_message(message: Message) -> None:
+            await put(_event(message))
+
+        async def hung_up() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        start: dict[str, Any] = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await send(start)
+        await put(b": here is what happens\n\n")
+        reason = await _serve(
+            self._audience, self._cursor, send_message, hung_up(), self._heartbeat
+        )
+        if reason is not None:
+            with suppress(TimeoutError, OSError):
+                async with asyncio.timeout(_FAREWELL):
+                    await put(_event(message("Dropped", reason=reason)), more=False)
+
+
+def _event(message: Message) -> bytes:
+    """As the HTML standard has it; JSON has no line breaks."""
+    cursor = message.news.id
+    head = b"" if cursor is None else b"id: " + cursor.encode() + b"\n"
+    return head + b"data: " + message.text + b"\n\n"
