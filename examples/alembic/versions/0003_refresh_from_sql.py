@@ -22,7 +22,7 @@ def downgrade() -> None:
         *("label_of", "quoted", "keys_changed", "keys_touched", "key_of"),
     ):
         op.execute(f"DROP FUNCTION mvrefresh.{name}")
-    op.execute("ALTER TABLE mvrefresh.state DROP COLUMN changes")
+    op.execute("ALTER TABLE mvrefresh.state DROP COLUMN changes, DROP COLUMN epoch")
     # finish_refresh as it was: that is version 3, anew.
     op.execute("DELETE FROM mvrefresh.version WHERE version IN (3, 5, 6)")
     for statement in Schema().statements(since=2, until=3):

@@ -146,7 +146,11 @@ BEGIN
         content_token := v_old_token;
         v_keys := '[]';
     END IF;
-    INSERT INTO {schema}.state AS s VALUES (
+    INSERT INTO {schema}.state AS s (
+        view, refresh_no, content_token, content_as_of, content_snapshot,
+        last_started_at, last_finished_at, last_duration_ms, last_strategy, last_run_id,
+        changes, epoch)
+    VALUES (
         p_view, refresh_no, content_token, p_as_of, p_snapshot,
         p_started, v_finished, duration_ms, p_strategy, p_run_id, v_chain, v_epoch)
     ON CONFLICT (view) DO UPDATE SET
