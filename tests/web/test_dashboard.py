@@ -230,8 +230,9 @@ def test_a_page_of_another_site_may_not_refresh(host):
 
 def test_the_figures(host, conn):
     conn.execute(
-        "INSERT INTO mvrefresh.schedule (view, slot, schedule, registered_at, failures)"
-        " VALUES ('reader'::regclass, now() + '1 h', 'every 3600 s', now(), 0)"
+        "INSERT INTO mvrefresh.schedule (view, slot, schedule, registered_at,"
+        " last_started_at, failures)"
+        " VALUES ('reader'::regclass, now() + '1 h', 'every 3600 s', now(), now(), 0)"
     )
     found = httpx.get(f"http://{host}/api/refresh/dashboard/data").json()
     assert found.keys() == {
