@@ -76,7 +76,7 @@ ON_THE_NEWEST = {
 
 
 def _is_long(path: Path) -> bool:
-    return bool(ON_THE_NEWEST & set(path.parts[-2:]))
+    return bool(ON_THE_NEWEST & set(path.parts[-3:]))
 
 
 def _chosen(config: pytest.Config) -> str | None:

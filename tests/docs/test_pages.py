@@ -147,7 +147,9 @@ def test_what_is_not_run_has_a_reason():
 
 
 def test_languages_are_known():
-    known = {"python", "sql", "sh", "text", "toml", "yaml", "{toctree}", "{eval-rst}", "console"}
+    known = {
+        "python", "sql", "sh", "text", "toml", "yaml", "{toctree}", "{eval-rst}", "console", "js",
+    }  # fmt: skip
     for page in PAGES:
         for block in documents.blocks(page):
             assert block.language in known, block

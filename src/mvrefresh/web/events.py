@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.fleet.cursor import Cursor
+from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.web.audience import QUEUE, Audience, Audiences, Message, message
 from mvrefresh.web.origin import is_same_origin
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from fastapi.params import Depends
     from starlette.types import Receive, Scope, Send
 
-    from mvrefresh.fleet.feed import FleetFeed
+
+__all__ = ["FleetFeed", "events_router"]
 
 log = logging.getLogger("mvrefresh")
 

@@ -16,7 +16,12 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from httpx_sse import connect_sse
 from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
+<<<<<<< HEAD:tests/web/live/test_events.py
 from tests.web.live.conftest import SECONDS, Socket, elsewhere, is_outcome, served
+=======
+from tests import documents
+from tests.web.conftest import SECONDS, Socket, elsewhere, is_outcome, served
+>>>>>>> be99d3d07738f95a4ed9e2146afb053fde0f5f1a:tests/web/test_events.py
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import mvrefresh
@@ -376,3 +381,11 @@ def test_a_cursor_says_what_was_told():
     assert cursor.moment == datetime(2025, 1, 13, tzinfo=UTC)
     assert all(map(cursor.has_heard, keys))
     assert not cursor.has_heard(("another", "mv"))
+
+
+def test_the_reference_has_every_key():
+    page = documents.DOCS / "reference/events.md"
+    rows = documents.table(page, "Data of RefreshFinished")
+    assert {key for row in rows for key in row[0].split(", ")} == OUTCOME_KEYS
+    envelope = documents.table(page, "As messages")
+    assert [row[0] for row in envelope] == ["id", "event", "at", "data"]

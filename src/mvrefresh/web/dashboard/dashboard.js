@@ -159,8 +159,9 @@ function showStrip(views) {
 // -- table ---------------------------------------------------------------------------------------
 
 const rows = new Map();
+// Roles are given by name: laid out as a list on a phone, a table would lose its own.
 function newRow(name) {
-  const part = (label, ...inside) => make("td", { "data-label": label }, make("div", {}, ...inside));
+  const part = (label, ...inside) => make("td", { role: "cell", "data-label": label }, make("div", {}, ...inside));
   const parts = {
     name: make("button", { type: "button" }), tables: make("small"),
     tag: make("span", { class: "tag" }), age: make("small"),
@@ -174,7 +175,7 @@ function newRow(name) {
   const why = part("Method", parts.method, parts.why, parts.error);
   why.classList.add("why");
   const number = (label, inside) => { const cell = part(label, inside); cell.classList.add("number"); return cell; };
-  parts.row = make("tr", {}, make("th", { scope: "row" }, parts.name, parts.tables),
+  parts.row = make("tr", { role: "row" }, make("th", { role: "rowheader", scope: "row" }, parts.name, parts.tables),
     part("Content", parts.tag, parts.age), part("Last run", parts.last, parts.status),
     part("Next run", parts.next, parts.schedule), why, number("Took", parts.took), number("Size", parts.size));
   if (!readOnly) {
@@ -182,7 +183,7 @@ function newRow(name) {
     parts.all = make("button", { type: "button", "aria-label": `Refresh ${name} and its dependants` }, "+ dependants");
     parts.one.addEventListener("click", () => refresh([name], name));
     parts.all.addEventListener("click", () => refresh([name, ...dependants(name)], `${name} and its dependants`));
-    parts.row.append(make("td", { class: "do" }, parts.one, parts.all));
+    parts.row.append(make("td", { role: "cell", class: "do" }, parts.one, parts.all));
   }
   return parts;
 }
