@@ -16,12 +16,8 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from httpx_sse import connect_sse
 from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
-<<<<<<< HEAD:tests/web/live/test_events.py
-from tests.web.live.conftest import SECONDS, Socket, elsewhere, is_outcome, served
-=======
 from tests import documents
-from tests.web.conftest import SECONDS, Socket, elsewhere, is_outcome, served
->>>>>>> be99d3d07738f95a4ed9e2146afb053fde0f5f1a:tests/web/test_events.py
+from tests.web.live.conftest import SECONDS, Socket, elsewhere, is_outcome, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import mvrefresh
