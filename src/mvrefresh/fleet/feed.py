@@ -74,6 +74,7 @@ class FleetFeed:
         self._buses = (events,) if isinstance(events, EventBus) else tuple(dict.fromkeys(events))
         self._every = every
         self._patience = patience
+        self._heard: ExitStack | None = None  # subscriptions to buses
         self._forget()
         made_anew_after_fork(self)
 
@@ -81,16 +82,16 @@ class FleetFeed:
         return f"<FleetFeed of {self._database!r}, {self.state}>"
 
     def after_fork(self) -> None:
-        """In a forked child: thread and listeners are the parent's."""
-        with ExitStack() as buses:  # the child's copies of the buses still have us
-            buses.push(self._heard.pop_all())
+        """In a forked child: thread and listeners are the parent's.
+
+        The subscriptions stay: a thread of the parent may have held a bus's lock.
+        """
         self._forget()
 
     def _forget(self) -> None:
         self.state = "off"
         self._lock = RLock()
         self._listeners: tuple[Callable[[News], None], ...] = ()
-        self._heard = ExitStack()  # subscriptions to buses
         self._thread: OurThread | None = None
         self._bell: socket.socket | None = None
         self._asked: list[_Ask] = []
@@ -108,7 +109,8 @@ class FleetFeed:
         """
         with self._lock:
             self._listeners = (*self._listeners, listener)
-            if len(self._listeners) == 1:
+            if self._heard is None:
+                self._heard = ExitStack()
                 for bus in self._buses:
                     self._heard.enter_context(bus.subscribe(self._take))
             if self._lost is not None:
@@ -123,8 +125,9 @@ class FleetFeed:
             with suppress(ValueError):  # in a forked child
                 left.remove(listener)
             self._listeners = tuple(left)
-            if not left:
-                self._heard.pop_all().close()
+            if not left and self._heard is not None:
+                self._heard.close()
+                self._heard = None
                 self._ring()
 
     def since(self, cursor: Cursor | None) -> Future[list[News]]:

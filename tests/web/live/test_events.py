@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -377,6 +380,35 @@ def test_a_cursor_says_what_was_told():
     assert cursor.moment == datetime(2025, 1, 13, tzinfo=UTC)
     assert all(map(cursor.has_heard, keys))
     assert not cursor.has_heard(("another", "mv"))
+
+
+FORKED = """
+import os, sys
+from mvrefresh import Database, EventBus
+from mvrefresh.events import TierRecovered
+from mvrefresh.fleet.feed import FleetFeed
+
+bus, heard = EventBus(), []
+feed = FleetFeed(Database(sys.argv[1]), bus)
+feed.listen(print)
+feed.since(None).result(15)
+if os.fork():
+    _, status = os.wait()
+    sys.exit(os.waitstatus_to_exitcode(status))
+bus.publish(TierRecovered("nobody listens"))
+feed.listen(heard.append)
+feed.since(None).result(15)
+bus.publish(TierRecovered("l2_cache"))
+feed.leave(heard.append)
+os._exit([news.data["tier"] for news in heard] != ["l2_cache"])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_begins_anew(database, dsn):
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, dsn]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_the_reference_has_every_key():
