@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Call = Callable[..., str]
 
 EXAMPLES = ROOT / "examples"
-NO_SCRIPTS = {"flask_app", "smoke"}  # an application, and what needs one: tests of their own
+NO_SCRIPTS = {"fastapi_app", "flask_app", "smoke"}  # applications, and what walks them: own tests
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.stem not in NO_SCRIPTS)
 
 
