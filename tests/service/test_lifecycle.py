@@ -239,7 +239,7 @@ class TestStartSaysWhatWouldNeverWork:
             RefreshService(database).start()
 
     def test_an_older_schema(self, database, conn, service_of):
-        conn.execute("DELETE FROM mvrefresh.version WHERE version = 4")
+        conn.execute("DELETE FROM mvrefresh.version WHERE version >= 4")
         with pytest.raises(errors.SchemaOutdated):
             service_of().start()
 
@@ -279,7 +279,7 @@ class TestFork:
 
     def run(self, dsn: str, code: str) -> str:
         script = (
-            "import os, sys, threading\n"
+            "import os, sys, threading, traceback\n"
             "from mvrefresh import *\n"
             "from mvrefresh import errors\n"
             "from mvrefresh.events import RefreshFinished\n"
@@ -291,8 +291,10 @@ class TestFork:
             "        code = 1\n"
             "        try:\n"
             "            work(); code = 0\n"
+            "        except BaseException:\n"
+            "            traceback.print_exc()\n"
             "        finally:\n"
-            "            sys.stdout.flush(); os._exit(code)\n"
+            "            sys.stdout.flush(); sys.stderr.flush(); os._exit(code)\n"
             "    assert os.waitpid(pid, 0)[1] == 0\n" + code
         )
         done = subprocess.run(
@@ -318,7 +320,7 @@ class TestFork:
             "    else: raise AssertionError\n"
             "    assert service.start()\n"
             "    assert service.force()\n"
-            "    assert service.stop().total_refreshes == 1\n"
+            "    assert service.stop().total_refreshes >= 1\n"  # one may be due besides
             "    assert [t.name for t in threading.enumerate()] == ['MainThread']\n"
             "child(work)\n"
             "assert service.running and service.force()\n"  # the parent's connections are whole

