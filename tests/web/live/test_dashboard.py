@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
+from tests.refreshing.test_transaction import wait_until
 from tests.web.live.conftest import SECONDS, elsewhere, served
 
 from mvrefresh import Database, Every, RefreshService
@@ -73,9 +74,12 @@ def opened(browser, address, **context):
 
 
 @pytest.fixture
-def service(database, bus):
+def service(database, bus, conn):
     with RefreshService(database, ["mv"], Every(seconds=86400), events=bus) as service:
         service.force()
+        # The first slot is due at once: it is served before a test begins to count.
+        served_slot = "SELECT 1 FROM mvrefresh.schedule WHERE last_started_at IS NOT NULL"
+        wait_until(lambda: conn.execute(served_slot).fetchone() is not None)
         yield service
 
 
@@ -130,7 +134,7 @@ def test_a_button_refreshes_and_the_run_is_seen(chromium, host, app, conn):
     assert app.state.headers["content-type"] == "application/json"
     assert app.state.headers["x-requested-with"] == "mvrefresh-dashboard"
     after = conn.execute("SELECT count(*) FROM mvrefresh.refresh_metrics").fetchone()
-    assert after[0] > before[0]
+    assert after[0] == before[0] + 1
 
 
 def test_with_dependants_and_all(chromium, host, app):
@@ -244,12 +248,14 @@ def test_the_figures(host, conn):
     assert (mv["freshness"], mv["status"], mv["strategy"]) == ("fresh", "succeeded", "concurrent")
     assert mv["interval_seconds"] == 86400
     assert 0 <= mv["age_seconds"] < 60
-    assert mv["last_run"] < reader["next_run"] <= found["at"] + 3600
-    assert abs(found["at"] - mv["last_run"]) < 60  # the look began before it was done, or after
+    assert mv["last_run"] <= found["at"] < reader["next_run"] <= found["at"] + 3600
     assert (reader["reads"], reader["freshness"]) == (["mv"], "unknown")
     assert views[f'"{EVIL}"']["freshness"] == "unscheduled"
-    assert {run["status"] for run in found["history"]["mv"]} == {"succeeded"}
-    assert found["summaries"]["mv"]["success_count"] >= 1
+    runs = conn.execute("SELECT status FROM mvrefresh.refresh_metrics WHERE view_name = 'mv'")
+    recorded = [status for (status,) in runs.fetchall()]  # the force may have shared the slot's
+    assert recorded in (["succeeded"], ["succeeded"] * 2)
+    assert [run["status"] for run in found["history"]["mv"]] == recorded
+    assert found["summaries"]["mv"]["success_count"] == len(recorded)
     assert found["cache"]["l1_cache"]["hit_rate"] == 90.0
     assert [process["pid"] for process in found["fleet"]] == [os.getpid()]
 
