@@ -365,6 +365,7 @@ class MemoryTier(Generic[K, V]):
             self._hold(state)
             self._expire()
             self._tag = tag  # after it, as in `retag`
+            freed.append(parked)
             del parked, state
 
     def discard(self, keys: Iterable[K]) -> None:
