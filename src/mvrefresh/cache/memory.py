@@ -386,7 +386,6 @@ class MemoryTier(Generic[K, V]):
         """
         with self._lock:
             now = self._expire()
-            self._forget_the_gone()
             return self._born[0].end - now if self._born else self._ttl
 
     def _expire(self) -> float:
@@ -401,6 +400,7 @@ class MemoryTier(Generic[K, V]):
             if here:
                 del entries[record.key]
                 self._expired += 1
+        self._forget_the_gone()
         return now
 
     def stats(self) -> TierStats:
