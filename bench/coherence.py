@@ -138,7 +138,11 @@ def commits() -> Iterator[list[float]]:
 
 
 def lags(dsn: str, inside: Connection, readers: int, wanted: int) -> list[float]:
-    """Seconds of each refresh until the other process had noticed."""
+    """Seconds of each refresh until the other process had noticed, from the answer to its COMMIT.
+
+    Below 0 where the notification was there before that answer: the server sends it after all that
+    makes the content visible, to both at about the same time.
+    """
     code = f"from bench.coherence import follow; follow({dsn!r}, {readers})"
     other = subprocess.Popen(  # noqa: S603 - ourselves
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from math import isfinite
 
 import orjson
 import pytest
@@ -40,7 +41,8 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     assert "entities loaded" in names
     assert "ancestors from L2" in names
     assert "Redis hangs: p99 of a cold look-up, 8 threads" in names
-    assert figures["COMMIT to invalidation in another process, median"] > 0
+    # Not above 0: the other process may hear of a COMMIT before its answer is here.
+    assert isfinite(figures["COMMIT to invalidation in another process, median"])
     assert figures["the watch, statements a minute"] > 0
     assert figures["Redis hangs: slow look-ups before the breaker opened"] > 0
     left = [score for score in document["scores"] if score["rival"] == "promised"]
