@@ -5,7 +5,7 @@
     MVREFRESH_TEST_DSN          a superuser's DSN: that server instead of launched ones
     MVREFRESH_TEST_REDIS_URL    that Redis instead of a launched one
     HYPOTHESIS_PROFILE=long     more examples
-    TMPDIR=/dev/shm             databases are made in 10 ms instead of 30 or more
+    TMPDIR=/var/tmp             servers there, and not in /dev/shm where that has room
 
 A server that cannot be started skips the tests which need it, and fails them where CI is set.
 """
@@ -16,6 +16,7 @@ import functools
 import itertools
 import os
 import secrets
+import signal
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
@@ -50,6 +51,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pg", metavar="MAJORS", help="majors of PostgreSQL to test, as in 18,15")
+
+
+def pytest_configure() -> None:
+    # A shell that runs us in the background lets us ignore Ctrl-C, and so would our children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
