@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from fastapi import FastAPI
 from tests.web import shapes
-from tests.web.conftest import USAGE, app_of, ask
+from tests.web.conftest import USAGE, app_of, ask, until, visit
 
 import mvrefresh
-from mvrefresh import Database, Schema, UsageSource, errors
+from mvrefresh import Database, Schema, UsageRefresh, UsageSource, errors
 from mvrefresh.web import usage_router
 
 PATH = f"{USAGE}/refresh-views"
@@ -53,15 +55,50 @@ def test_by_a_function_of_the_hosts(usage):
         done.append(mvrefresh.refresh(database, source.views))
         return done[-1]
 
-    class Refresher:
-        def __init__(self):
-            self.refresh = refresh
+    status, document = asked(refresh=refresh)
+    assert status == 200
+    shapes.check(shapes.USAGE_REFRESHED, document)
+    assert len(done) == 1
 
-    for given in (refresh, Refresher()):
-        status, document = asked(refresh=given)
-        assert status == 200
-        shapes.check(shapes.USAGE_REFRESHED, document)
-    assert len(done) == 2
+
+@pytest.mark.parametrize("by", ["library", "function"])
+def test_by_one_of_the_packages_own(usage, conn, by):
+    database, source = usage
+    source.create_function(conn)
+    status, document = asked(refresh=UsageRefresh(database, source, by))
+    assert status == 200
+    shapes.check(shapes.USAGE_REFRESHED, document)
+
+
+def test_what_raises_is_the_answer_of_all_who_wait_for_it(usage):
+    def away():
+        raise errors.DatabaseUnavailable("gone")
+
+    status, document = asked(refresh=away)
+    assert status == 503
+    shapes.check({"detail": str}, document)
+
+
+@pytest.mark.parametrize("by", ["library", "function"])
+def test_the_end_of_the_app_ends_it_in_the_server(usage, conn, by):
+    database, source = usage
+    source.create_function(conn)
+    conn.execute("SELECT pg_advisory_lock(7)")
+    conn.execute(
+        f"DROP MATERIALIZED VIEW {DAILY};"
+        "CREATE FUNCTION held() RETURNS int LANGUAGE sql AS"
+        " $$ SELECT 1 FROM pg_advisory_xact_lock_shared(7) $$;"
+        f"CREATE MATERIALIZED VIEW {DAILY} AS SELECT held() AS x WITH NO DATA"
+    )
+    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    app = app_of(usage_router(database, source, by=by), prefix=USAGE)
+
+    async def talk(client):
+        asyncio.ensure_future(client.post(PATH)).add_done_callback(lambda done: done.exception())
+        await until(lambda: conn.execute(waits).fetchone())
+
+    visit(app, talk)
+    assert conn.execute(waits).fetchone() is None
 
 
 def test_by_the_function_of_the_database(usage, conn):
@@ -114,7 +151,17 @@ def test_views_that_are_not_there(dsn, conn):
     shapes.check({"detail": lambda found: "archon_mcp_usage_" in found}, document)
 
 
-@pytest.mark.parametrize("settings", [{}, {"by": "function"}, {"by": "hand"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"by": "function"},
+        {"by": "hand"},
+        {"by": "function", "refresh": print},
+        {"refresh": print, "origins": ["admin.example.org"]},
+        {"refresh": print, "origins": "https://admin.example.org"},
+    ],
+)
 def test_what_cannot_be_meant(settings):
     with pytest.raises(errors.ConfigurationError):
         usage_router(**settings)

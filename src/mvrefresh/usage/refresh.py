@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from time import monotonic
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import psycopg
@@ -21,11 +23,13 @@ from mvrefresh.errors import (
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.catalog import read_catalog
 from mvrefresh.postgres.faults import is_connection_loss, message_of, unavailable_when_lost
+from mvrefresh.refreshing.cancellation import Cancellation
 from mvrefresh.refreshing.policy import RefreshPolicy
+from mvrefresh.refreshing.runner import Runner
 from mvrefresh.usage.source import UsageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mvrefresh.events import EventBus
     from mvrefresh.metrics.store import MetricsStore
@@ -94,8 +98,8 @@ class UsageRefresh:
         self.source = source or UsageSource()
         self.by: By = by
         self._policy = policy or RefreshPolicy(trigger="usage")
-        self._metrics = metrics
-        self._events = events
+        self._runner = Runner(database, metrics=metrics, policy=self._policy, events=events)
+        self._calls: set[Cancellation] = set()
 
     def refresh(self) -> UsageOutcome:
         """Refresh all views of the source; blocks until the last one is done.
@@ -119,17 +123,27 @@ class UsageRefresh:
             errors=errors,
         )
 
+    def cancel(self, timeout: float = 10.0) -> bool:
+        """End in the server what runs; its outcome says so.
+
+        Args:
+            timeout: Seconds to wait for the server.
+
+        Returns:
+            Whether nothing runs any more.
+        """
+        deadline = monotonic() + timeout
+        ended = [
+            cancel(max(0.0, deadline - monotonic()))
+            for cancel in (self._runner.cancel, *(call.cancel for call in list(self._calls)))
+        ]
+        return all(ended)
+
     def _by_library(self) -> dict[str, str | None]:
         """View -> None, or why not."""
         found, done = self._look_up()
         if found:
-            report = api.refresh(
-                self.database,
-                found,
-                policy=self._policy,
-                metrics=self._metrics,
-                events=self._events,
-            )
+            report = self._runner.run(api.plan(self.database, found))
             done |= {o.view: None if o else str(o.error or o.status) for o in report}
         return done
 
@@ -174,7 +188,17 @@ class UsageRefresh:
             definition.identifier(self.source.function)
         )
         limit = round((self._policy.refresh_timeout or 0) * 1000)
-        with connection.transaction():
+        with self._cancellable(connection), connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE")
             connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{limit}ms",))
             return connection.cursor(row_factory=tuple_row).execute(query).fetchall()
+
+    @contextmanager
+    def _cancellable(self, connection: psycopg.Connection[object]) -> Iterator[None]:
+        call = Cancellation()
+        self._calls.add(call)
+        try:
+            with call.reaches(connection):
+                yield
+        finally:
+            self._calls.discard(call)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("mvrefresh")
 
 AWAY: Final = "the database is not available"
-NOT_INSTALLED: Final = "the library's tables are not installed, or not of this version"
+NOT_INSTALLED: Final = (
+    "the library's tables are not installed, or not of this version: mvrefresh schema --apply"
+)
 NOT_READY: Final = "the hierarchy's views or tables are not there, or closed to the role"
 
 
@@ -58,6 +60,7 @@ MEANINGS: Final[tuple[tuple[type[BaseException], Meaning], ...]] = (
 EXPECTED: Final = tuple(kind for kind, _ in MEANINGS)
 
 _WORDS: Final = {
+    403: "A page of another site asks",
     404: "No such materialized view, or no such entity",
     409: "The service is not running",
     422: "A parameter cannot be meant",

@@ -2,15 +2,22 @@
 
 A browser sends its cookies along whichever page makes a request. One that changes something, and a
 WebSocket, whose messages any page could read, are refused where another site's page asks.
+
+What decides is `Sec-Fetch-Site`, by which a browser itself says whose page asks: it holds behind a
+proxy that changes `Host`, too. Over plain HTTP and from old browsers it does not come; then
+`Origin` has to be of the host that is asked. Who sends neither is no browser: a page cannot leave
+`Origin` out of a request that changes something. (As `http.CrossOriginProtection` of Go 1.25.)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException
+from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
+
+from mvrefresh.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -19,23 +26,50 @@ if TYPE_CHECKING:
 def is_same_origin(connection: HTTPConnection, allowed: Collection[str] = ()) -> bool:
     """Whether the page that asks is of the host that it asks, or of one that is allowed.
 
-    Who sends no `Origin` is no page of another site: programs, and browsers that read.
-
     Args:
         connection: A request or a WebSocket.
-        allowed: Origins, `https://admin.example.org`, that may ask, too: behind a proxy that
-            changes `Host`, the one that the browser sees.
+        allowed: Origins, `https://admin.example.org`, that may ask, too.
     """
-    origin = connection.headers.get("origin")
-    if origin is None or origin in allowed:
+    origin, site = connection.headers.get("origin"), connection.headers.get("sec-fetch-site")
+    if origin is not None and origin in allowed:
+        return True
+    if site is not None:
+        return site in ("same-origin", "none")  # none: the user's own doing, not a page's
+    if origin is None:
         return True
     return urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() != ""
 
 
-def same_origin(connection: HTTPConnection) -> None:
-    """A dependency for routes that change something: 403 to pages of other sites.
+async def same_origin(connection: HTTPConnection) -> None:
+    """A dependency for routes of the host's own that change something: 403 to other sites' pages.
 
-    `refresh_router(..., dependencies=[Depends(same_origin)])`.
+    `@app.post("/orders", dependencies=[Depends(same_origin)])`.
     """
-    if not is_same_origin(connection):
-        raise HTTPException(403, "a page of another site may not ask for this")
+    _refuse_others(connection, ())
+
+
+def only_from(allowed: Collection[str]) -> Any:
+    """The same dependency, where some origins are allowed besides.
+
+    Raises:
+        ConfigurationError: One that is allowed is no origin.
+    """
+    origins = (allowed,) if isinstance(allowed, str) else tuple(allowed)
+    for origin in origins:
+        parts = urlsplit(origin)
+        if isinstance(allowed, str) or origin != f"{parts.scheme}://{parts.netloc}".lower():
+            raise ConfigurationError(
+                f"origins= takes origins as ['https://admin.example.org'], not {origin!r}"
+            )
+
+    async def check(connection: HTTPConnection) -> None:
+        _refuse_others(connection, origins)
+
+    return Depends(check)
+
+
+def _refuse_others(connection: HTTPConnection, allowed: Collection[str]) -> None:
+    if not is_same_origin(connection, allowed):
+        raise HTTPException(
+            403, "a page of another site asks for this, and the application allows only its own"
+        )

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi import APIRouter
 
 from mvrefresh.errors import ConfigurationError
-from mvrefresh.postgres.function import call_refresh_function
+from mvrefresh.usage.refresh import SUCCESS, By, UsageRefresh
 from mvrefresh.usage.source import UsageSource
 from mvrefresh.web.errors import documented
 from mvrefresh.web.models import UsageNotRefreshed, UsageRefreshed
+from mvrefresh.web.origin import only_from
 from mvrefresh.web.refresher import Refresher
 from mvrefresh.web.responses import answer
 from mvrefresh.web.route import Route
-from mvrefresh.web.waiting import on_a_thread, within
+from mvrefresh.web.waiting import InTurn, on_a_thread, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from concurrent.futures import Future
     from typing import TypeAlias
 
@@ -33,98 +32,107 @@ if TYPE_CHECKING:
     from mvrefresh.postgres.database import Database
     from mvrefresh.refreshing.policy import RefreshPolicy
     from mvrefresh.refreshing.report import RefreshReport
+    from mvrefresh.usage.refresh import UsageOutcome
 
-    _Begin: TypeAlias = Callable[[], Future[Any]]
+    _Refresh: TypeAlias = Callable[[], RefreshReport | UsageOutcome]
 
 
 def usage_router(
     database: Database | None = None,
     source: UsageSource | None = None,
     *,
-    by: Literal["library", "function"] = "library",
-    refresh: Callable[[], RefreshReport] | None = None,
-    function: str = "refresh_mcp_usage_views",
+    by: By = "library",
+    refresh: UsageRefresh | _Refresh | None = None,
     metrics: MetricsStore | None = None,
     policy: RefreshPolicy | None = None,
     events: EventBus | None = None,
     read_only: bool = False,
     timeout: float | None = None,
+    origins: Collection[str] = (),
     dependencies: Sequence[Depends] = (),
 ) -> APIRouter:
     """A route to refresh the roll-ups.
 
-    `app.include_router(usage_router(db), prefix="/api/mcp/analytics")`.
+    `app.include_router(usage_router(db), prefix="/api/mcp/analytics")`. What it has begun it ends
+    with the app.
 
     Args:
         database: Where they are.
-        source: Their names.
+        source: Their names, and that of the database's function.
         by: "library", or the "function" of the database.
-        refresh: Refreshes them, instead of the library's own way: a function without arguments,
-            or what has one of the name `refresh`.
-        function: The database's function, as SQL reads a name.
+        refresh: Who refreshes them instead: a `UsageRefresh`, or a function of the host's, which
+            nobody ends early. Calls are made one at a time; who asks meanwhile shares the next.
         metrics: As `mvrefresh.refresh` takes it, and so the following.
         policy: Limits, retries, parallelism.
         events: Whom to tell of every step.
         read_only: Leave out the route, which changes something.
         timeout: Seconds that a request waits, then 504: the refresh goes on.
+        origins: Of pages on other hosts that may refresh, `https://admin.example.org`.
         dependencies: The host's, of every route.
 
     Raises:
-        ConfigurationError: Neither a database nor a `refresh` was given.
+        ConfigurationError: Neither a database nor a `refresh` was given, or both ways to refresh.
     """
-    if by not in ("library", "function"):
-        raise ConfigurationError(f"by={by!r} is neither 'library' nor 'function'")
-    if database is None and (refresh is None or by == "function"):
+    if by not in get_args(By):
+        raise ConfigurationError(f"by={by!r} is none of {', '.join(get_args(By))}")
+    if refresh is not None and by == "function":
+        raise ConfigurationError('usage_router() takes by="function" or refresh=, not both')
+    if refresh is None and database is None:
         raise ConfigurationError("usage_router() needs a database, or refresh=")
-    refresher = None
-    begin: _Begin
-    if by == "function":
-        assert database is not None  # noqa: S101 - said above
-        begin = partial(_by_function, database, function)
-    elif refresh is not None:
-        begin = partial(on_a_thread, "mvrefresh-usage", getattr(refresh, "refresh", refresh))
+    refresher: InTurn[Any] | Refresher
+    if refresh is not None:
+        refresher = _in_turn(refresh)
     else:
         assert database is not None  # noqa: S101 - said above
-        views = (source or UsageSource()).views
-        refresher = Refresher(database, views, metrics=metrics, policy=policy, events=events)
-        begin = refresher.ask
+        if by == "function":
+            refresher = _in_turn(UsageRefresh(database, source, by, policy=policy))
+        else:
+            views = (source or UsageSource()).views
+            refresher = Refresher(database, views, metrics=metrics, policy=policy, events=events)
 
     @asynccontextmanager
     async def end_with_the_app(_app: Any) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            if refresher is not None:
-                await within(on_a_thread("mvrefresh-web-close", refresher.close), None)
+            await within(on_a_thread("mvrefresh-web-close", refresher.close), None)
 
     router = APIRouter(
         route_class=Route, dependencies=list(dependencies), lifespan=end_with_the_app
     )
     if not read_only:
-        _add_refresh(router, begin, timeout)
+        _add_refresh(router, refresher.ask, timeout, only_from(origins))
     return router
 
 
-def _by_function(database: Database, function: str) -> Future[Mapping[str, bool]]:
-    return on_a_thread("mvrefresh-usage", lambda: call_refresh_function(database, function))
+def _in_turn(refresh: UsageRefresh | _Refresh) -> InTurn[Any]:
+    if isinstance(refresh, UsageRefresh):
+        return InTurn("mvrefresh-usage", refresh.refresh, refresh.cancel)
+    return InTurn("mvrefresh-usage", refresh)
 
 
-def _add_refresh(router: APIRouter, begin: _Begin, timeout: float | None) -> None:
+def _add_refresh(
+    router: APIRouter,
+    ask: Callable[[], Future[Any]],
+    timeout: float | None,
+    only_ours: Depends,
+) -> None:
     @router.post(
         "/refresh-views",
         summary="Refresh the roll-ups",
         response_model=UsageRefreshed,
-        responses=documented(404, 422, 503, 504, _500=UsageNotRefreshed),
+        responses=documented(403, 404, 422, 503, 504, _500=UsageNotRefreshed),
+        dependencies=[only_ours],
         tags=["usage"],
     )
     async def refresh_views() -> Response:
         """Refresh them; one that fails makes it a failure that names it."""
-        outcome = await within(begin(), timeout)
-        results = dict(outcome if isinstance(outcome, Mapping) else outcome.results)
+        outcome = await within(ask(), timeout)
+        results = dict(outcome.results)
         failed = [view for view, done in results.items() if not done]
         document: dict[str, Any] = {
             "success": not failed,
-            "message": "Materialized views refreshed successfully",
+            "message": SUCCESS,
             "refreshed_at": datetime.now(UTC),
         }
         if not failed:

@@ -7,12 +7,12 @@ other endpoints waiting.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
-from threading import Thread
+from concurrent.futures import Future, wait
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from mvrefresh.aio import AsyncHierarchyResolver, Threads
-from mvrefresh.errors import RefreshTimeout
+from mvrefresh.errors import NotRunning, RefreshTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8
+_AGAIN = 0.1  # seconds; what was about to begin when it was cancelled
 
 
 def on_a_thread(name: str, work: Callable[[], T]) -> Future[T]:
@@ -81,6 +82,66 @@ class Together(Generic[T]):
             future, begun = on_a_thread(self._name, self._work), True
             self._future = future
         return await asyncio.shield(asyncio.wrap_future(future)), begun
+
+
+class InTurn(Generic[T]):
+    """A long call, one at a time: who asks while it runs waits for the next one, with all others.
+
+    So that what a caller gets was begun after he asked, and a crowd costs two calls.
+
+    Args:
+        name: Of the thread.
+        work: The call.
+        cancel: Ends it early, wherever it runs; None: nothing can.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], T], cancel: Callable[[], object] | None = None
+    ) -> None:
+        self._name = name
+        self._work = work
+        self._cancel = cancel
+        self._lock = Lock()
+        self._running: Future[None] | None = None
+        self._next: Future[T] | None = None
+
+    def ask(self) -> Future[T]:
+        """Begin it, or join the next; waits for nothing."""
+        with self._lock:
+            if self._next is None:
+                self._next = Future()
+            future = self._next
+            if self._running is None:
+                self._running = on_a_thread(self._name, self._serve)
+        return future
+
+    def close(self) -> None:
+        """End what runs, and return when nothing does that can be ended; asking begins anew."""
+        with self._lock:
+            running, waiting, self._next = self._running, self._next, None
+        if waiting is not None and waiting.set_running_or_notify_cancel():
+            waiting.set_exception(NotRunning("the application stops"))
+        if self._cancel is None or running is None:
+            return
+        while not running.done():
+            self._cancel()
+            wait([running], timeout=_AGAIN)
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                future, self._next = self._next, None
+                if future is None:
+                    self._running = None
+                    return
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = self._work()
+            except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
 
 
 class Waiting:

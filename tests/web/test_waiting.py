@@ -1,0 +1,98 @@
+"""Who waits for whom, where many ask for the same long call."""
+
+from __future__ import annotations
+
+from concurrent.futures import wait
+from threading import Event
+
+import pytest
+from tests.web.conftest import PATIENCE
+
+from mvrefresh.errors import NotRunning
+from mvrefresh.web.waiting import InTurn, on_a_thread
+
+
+class Work:
+    """A call that takes until it is let go on."""
+
+    def __init__(self):
+        self.begun, self.go_on, self.calls = Event(), Event(), 0
+
+    def __call__(self):
+        self.calls += 1
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        return self.calls
+
+
+@pytest.fixture
+def work():
+    return Work()
+
+
+def test_a_crowd_shares_the_next_call(work):
+    turns = InTurn("test", work)
+    first = turns.ask()
+    assert work.begun.wait(PATIENCE)
+    crowd = [turns.ask() for _ in range(20)]
+    assert not any(future.done() for future in crowd)
+    work.go_on.set()
+    assert first.result(PATIENCE) == 1
+    assert {future.result(PATIENCE) for future in crowd} == {2}
+    assert turns.ask().result(PATIENCE) == 3
+
+
+def test_what_raises_is_had_by_those_who_wait_for_it_alone():
+    errors = [ValueError("one"), None]
+
+    def raising():
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+
+    turns = InTurn("test", raising)
+    with pytest.raises(ValueError, match="one"):
+        turns.ask().result(PATIENCE)
+    assert turns.ask().result(PATIENCE) is None
+
+
+def test_who_no_longer_waits_costs_no_call(work):
+    turns = InTurn("test", work)
+    first = turns.ask()
+    assert work.begun.wait(PATIENCE)
+    assert turns.ask().cancel()
+    work.go_on.set()
+    assert first.result(PATIENCE) == 1
+    turns.close()
+    assert work.calls == 1
+
+
+def test_the_end_ends_what_runs_and_what_would_be_next(work):
+    cancelled = []
+
+    def cancel():
+        cancelled.append(None)
+        work.go_on.set()
+
+    turns = InTurn("test", work, cancel)
+    first = turns.ask()
+    assert work.begun.wait(PATIENCE)
+    following = turns.ask()
+    turns.close()
+    assert cancelled
+    assert first.result(0) == 1
+    with pytest.raises(NotRunning):
+        following.result(0)
+    assert work.calls == 1
+    assert turns.ask().result(PATIENCE) == 2
+
+
+def test_what_cannot_be_ended_is_not_waited_for(work):
+    turns = InTurn("test", work)
+    first = turns.ask()
+    assert work.begun.wait(PATIENCE)
+    closing = on_a_thread("closing", turns.close)
+    assert wait([closing], PATIENCE).done
+    assert not first.done()
+    work.go_on.set()
+    assert first.result(PATIENCE) == 1
