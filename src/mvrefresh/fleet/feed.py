@@ -1,7 +1,8 @@
 """The news of a whole fleet: what this process does as it happens, what others do at their commit.
 
 One thread and one connection a feed, and only while somebody listens. A notification makes it read
-history and state at once, and it reads every second besides: a failure sends no notification. What
+history and state at once, and it reads every second besides: a failure sends no notification, nor
+does a refresh that begins. What
 this process has told by its own event is not told again out of the history, nor the other way.
 """
 
@@ -12,7 +13,7 @@ import selectors
 import socket
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from threading import RLock
@@ -25,16 +26,19 @@ from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.errors import MvrefreshError
 from mvrefresh.events import EventBus
 from mvrefresh.fleet import ledger
-from mvrefresh.fleet.cursor import MOST, OVERLAP, Cursor, cursor_text, hash_of
+from mvrefresh.fleet.cursor import MOST, OVERLAP, cursor_text, hash_of
+from mvrefresh.fleet.going import GoingOn
+from mvrefresh.fleet.missed import Ask, gap, missed
 from mvrefresh.fleet.news import News, news_of, recorded
 from mvrefresh.postgres.faults import message_of
 from mvrefresh.postgres.wire import Stopped, Wire, drain
 from mvrefresh.refreshing.threads import OurThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from mvrefresh.events import Event
+    from mvrefresh.fleet.cursor import Cursor
     from mvrefresh.fleet.news import Key
     from mvrefresh.postgres.database import Database
 
@@ -94,10 +98,11 @@ class FleetFeed:
         self._listeners: tuple[Callable[[News], None], ...] = ()
         self._thread: OurThread | None = None
         self._bell: socket.socket | None = None
-        self._asked: list[_Ask] = []
+        self._asked: list[Ask] = []
         self._moment: datetime | None = None  # of the database's clock: the last look
         self._told: dict[Key, datetime | None] = {}  # by their moment; None: before the first look
         self._known: dict[str, str] = {}  # view -> run, of the state
+        self._going = GoingOn()
         self._lost: str | None = None
 
     # -- who is told ---------------------------------------------------------------------------
@@ -139,7 +144,7 @@ class FleetFeed:
         """
         future: Future[list[News]] = Future()
         with self._lock:
-            self._asked.append(_Ask(cursor, future))
+            self._asked.append(Ask(cursor, future))
             self._ring()
         return future
 
@@ -148,7 +153,7 @@ class FleetFeed:
         for end in (ours, bell):
             end.setblocking(False)  # noqa: FBT003 - the standard library's way
         self._bell, self.state = bell, "connecting"
-        self._moment, self._told, self._known = None, {}, {}
+        self._moment, self._told, self._known, self._going = None, {}, {}, GoingOn()
         self._thread = OurThread(
             crew=self, target=self._run, args=(ours, bell), name="mvrefresh-feed"
         )
@@ -163,6 +168,8 @@ class FleetFeed:
 
     def _take(self, event: Event) -> None:
         """Called by a bus, on the thread that did the work."""
+        with self._lock:
+            self._going.hear(event)
         self._tell(news_of(event))
 
     def _tell(self, news: News) -> None:
@@ -254,7 +261,9 @@ class FleetFeed:
                 self._lost = None
                 self._tell(News("FeedRestored", datetime.now(UTC), {}))
             if page.cut and not first:
-                self._tell(_gap(page))
+                self._tell(gap(page))
+            for news in self._going.new_among(page.going, page.now):
+                self._tell(news)
             for row in page.rows:
                 news = recorded(row)
                 if row["content_token"] is not None and row["run_id"] is not None:
@@ -302,33 +311,4 @@ class FleetFeed:
         if cursor is None:
             return []
         page = ledger.read(wire, self._database.schema, cursor.since, None)
-        return list(_missed(page, cursor))
-
-
-@dataclass(eq=False)
-class _Ask:
-    """Somebody asks what he has missed."""
-
-    cursor: Cursor | None
-    future: Future[list[News]]
-    tries: int = 0
-
-
-def _missed(page: ledger.Page, cursor: Cursor) -> Iterator[News]:
-    """What a cursor has not heard; whoever is cut off in the middle can go on from there."""
-    if page.cut:
-        yield _gap(page)
-    told: dict[str, datetime] = dict.fromkeys(cursor.told, cursor.moment)
-    moment = cursor.moment
-    for row in page.rows:
-        news = recorded(row)
-        if news.key is None or cursor.has_heard(news.key):
-            continue
-        moment = max(moment, news.at)
-        told[hash_of(news.key)] = news.at
-        told = {each: at for each, at in told.items() if at >= moment - OVERLAP}
-        yield replace(news, id=cursor_text(moment, islice(reversed(told), MOST)))
-
-
-def _gap(page: ledger.Page) -> News:
-    return News("Gap", page.now, {"before": page.rows[0]["at"] if page.rows else None})
+        return list(missed(page, cursor))

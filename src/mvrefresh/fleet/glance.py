@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import sql
 from psycopg.rows import class_row, namedtuple_row
 
+from mvrefresh.fleet.going import HELD
 from mvrefresh.metrics.store import RefreshRecord
-from mvrefresh.postgres import locks
 from mvrefresh.postgres.slots import Tick, read_tick
 
 if TYPE_CHECKING:
@@ -59,13 +59,6 @@ SELECT v.label, (
              ORDER BY r.created_at DESC, r.id DESC LIMIT 100) l) AS usual
   FROM unnest(%s::text[]) AS v (label)
 """)
-_RUNNING = sql.SQL("""
-SELECT l.objid::bigint AS oid, l.pid, a.xact_start AS since,
-       coalesce(a.application_name, '') AS application
-  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {space}::oid AND l.objsubid = 2
-   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-""").format(space=sql.Literal(locks.SPACE))
 _FLEET = b"""
 SELECT pg_backend_pid() AS backend, a.name, a.since
   FROM (SELECT) one
@@ -87,7 +80,7 @@ class Glance:
         last: The newest record of each view, by label.
         records: Those of all views, newest first.
         usual: Median milliseconds, by label.
-        running: Rows with `oid`, `pid`, `since`, `application`.
+        running: As `going.HELD` has them.
         fleet: Rows with `name`, `since`; None behind a transaction pooler, which names its server
             connections after whoever came last.
     """
@@ -126,7 +119,7 @@ def read_glance(
     running, states, usual, fleet = rows
     last, records = (connection.cursor(row_factory=class_row(RefreshRecord)) for _ in range(2))
     with connection.pipeline():
-        running.execute(_RUNNING)
+        running.execute(HELD)
         states.execute(
             _STATES.format(state=schema.identifier("state")), ([view.oid for view in views],)
         )

@@ -1,4 +1,4 @@
-"""What the database says of refreshes that were done: history and state, read together.
+"""What the database says of refreshes: history, state, and the locks of those that go on.
 
 History has every outcome; who keeps his records elsewhere leaves a state row alone. One statement,
 so that one snapshot answers: a refresh commits both.
@@ -13,6 +13,7 @@ import orjson
 from psycopg import sql
 
 from mvrefresh.fleet.cursor import OVERLAP
+from mvrefresh.fleet.going import HELD
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,7 +38,11 @@ WITH state AS MATERIALIZED (
      WHERE r.created_at >= {since}::timestamptz AND isfinite(r.created_at)
      ORDER BY r.created_at DESC, r.id DESC LIMIT {most}
 )
-SELECT pg_catalog.json_build_object('now', statement_timestamp())
+SELECT pg_catalog.json_build_object('now', statement_timestamp(), 'going', (
+           SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+                      'view', {label_of}(h.view), 'pid', h.pid, 'since', h.since,
+                      'application', h.application))
+             FROM ({held}) h))
  UNION ALL
 SELECT pg_catalog.json_build_object(
            'at', r.created_at, 'record_id', r.id, 'run_id', r.run_id, 'view', r.view_name,
@@ -71,11 +76,13 @@ class Page(NamedTuple):
         now: The database's clock.
         rows: Outcomes, oldest first.
         cut: Whether there are more records, older than these.
+        going: Refreshes that go on: `view` (null: it was dropped), `pid`, `since`, `application`.
     """
 
     now: datetime
     rows: list[dict[str, Any]]
     cut: bool
+    going: list[dict[str, Any]]
 
 
 def read(wire: Wire, schema: Schema, since: datetime | None, known: Collection[str] | None) -> Page:
@@ -95,9 +102,11 @@ def read(wire: Wire, schema: Schema, since: datetime | None, known: Collection[s
         metrics=schema.metrics_table,
         state=schema.identifier("state"),
         label_of=schema.identifier("label_of"),
+        held=HELD,
     )
     (clock,), *found = wire.answer(statement.as_bytes(None))
     rows = [orjson.loads(row) for (row,) in found if row is not None]
     rows.sort(key=lambda row: (datetime.fromisoformat(row["at"]), row["record_id"] or 0))
-    now = datetime.fromisoformat(orjson.loads(clock or b"")["now"])
-    return Page(now, rows, sum(row["record_id"] is not None for row in rows) >= MOST)
+    head = orjson.loads(clock or b"")
+    cut = sum(row["record_id"] is not None for row in rows) >= MOST
+    return Page(datetime.fromisoformat(head["now"]), rows, cut, head["going"] or [])

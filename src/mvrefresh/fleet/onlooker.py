@@ -160,10 +160,10 @@ class Onlooker:
         """By oid; where a role may not know when another's transaction began, since first seen."""
         before = self._began
         self._began = {
-            (row.oid, row.pid): row.since or before.get((row.oid, row.pid), now) for row in rows
+            (row.view, row.pid): row.since or before.get((row.view, row.pid), now) for row in rows
         }
         return {
-            row.oid: RefreshGoingOn(row.pid, self._began[row.oid, row.pid], row.application)
+            row.view: RefreshGoingOn(row.pid, self._began[row.view, row.pid], row.application)
             for row in rows
         }
 

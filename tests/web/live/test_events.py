@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import wait
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -20,6 +21,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from httpx_sse import connect_sse
 from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
 from tests import documents
+from tests.refreshing.test_transaction import wait_until
 from tests.web.live.conftest import SECONDS, Socket, elsewhere, is_outcome, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -28,6 +30,7 @@ from mvrefresh import RefreshService, events
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.fleet.cursor import MOST, Cursor, cursor_text, hash_of
 from mvrefresh.fleet.feed import FleetFeed
+from mvrefresh.refreshing.threads import in_thread
 from mvrefresh.web.events import events_router
 
 RUN = UUID(int=1)
@@ -84,6 +87,38 @@ def test_what_this_process_does_is_told_once(database, bus, listener, dsn):
     assert listener.outcomes() == [(run, "mv"), (run, "reader"), (after, "reader")]
     local = next(message for message in listener.heard if is_outcome(message))["data"]
     assert local.keys() == OUTCOME_KEYS
+
+
+def test_what_goes_on_in_another_process_is_told_and_what_goes_on_here_is_not(
+    database, bus, conn, dsn, listener
+):
+    conn.execute(
+        "CREATE FUNCTION held() RETURNS int LANGUAGE sql AS"
+        " $$ SELECT 1 FROM pg_advisory_xact_lock_shared(7) $$;"
+        "CREATE MATERIALIZED VIEW ours AS SELECT public.held() AS x WITH NO DATA;"
+        "CREATE MATERIALIZED VIEW theirs AS SELECT public.held() AS x WITH NO DATA"
+    )
+    conn.execute("SELECT pg_advisory_lock(7)")
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+    )
+    thread = in_thread("ours", lambda: mvrefresh.refresh(database, ["ours"], events=bus))
+    wait_until(lambda: conn.execute(waiting).fetchone() == (1,))
+    other = in_thread("theirs", lambda: elsewhere(dsn, "theirs"))
+    message = listener.until("RefreshGoingOn")
+    data = message["data"]
+    assert data.keys() == {"view", "pid", "since", "application"}
+    assert data["view"] == "theirs"
+    assert data["application"].startswith("mvrefresh")
+    holder = "SELECT xact_start FROM pg_stat_activity WHERE pid = %s"
+    assert conn.execute(holder, [data["pid"]]).fetchone() == (
+        datetime.fromisoformat(data["since"]),
+    )
+    conn.execute("SELECT pg_advisory_unlock(7)")
+    listener.until("RefreshFinished", view="theirs")
+    wait([thread, other], timeout=SECONDS)
+    going = [m["data"]["view"] for m in listener.heard if m["event"] == "RefreshGoingOn"]
+    assert going == ["theirs"]  # once, though it was there at more than one look
 
 
 def test_many_refreshes_of_this_process_are_told_once_each(database, bus, listener):
@@ -387,6 +422,7 @@ import os, sys
 from mvrefresh import Database, EventBus
 from mvrefresh.events import TierRecovered
 from mvrefresh.fleet.feed import FleetFeed
+from mvrefresh.refreshing.threads import in_thread
 
 bus, heard = EventBus(), []
 feed = FleetFeed(Database(sys.argv[1]), bus)
@@ -415,5 +451,7 @@ def test_the_reference_has_every_key():
     page = documents.DOCS / "reference/events.md"
     rows = documents.table(page, "Data of RefreshFinished")
     assert {key for row in rows for key in row[0].split(", ")} == OUTCOME_KEYS
+    going = documents.table(page, "Data of RefreshGoingOn")
+    assert [row[0] for row in going] == ["view", "pid", "since", "application"]
     envelope = documents.table(page, "As messages")
     assert [row[0] for row in envelope] == ["id", "event", "at", "data"]

@@ -469,6 +469,7 @@ async function refresh(views, words) {
 
 const SENTENCES = {
   RefreshStarted: (d) => `${d.view}: refresh begins, ${d.strategy}`,
+  RefreshGoingOn: (d) => `${d.view}: is refreshed by ${d.application || `the server's process ${d.pid}`}`,
   RefreshRetried: (d) => `${d.view}: attempt ${d.attempt} failed, tries again: ${d.error?.message ?? ""}`,
   RefreshFellBack: (d) => `${d.view}: blocks its readers: ${d.reason}`,
   RefreshFinished: (d) => `${d.view}: ${String(d.status).replace("_", ", ")}${d.success ? ` in ${took(d.duration_ms)}` : ""}${d.error ? `: ${d.error.message}` : ""}`,
