@@ -1,5 +1,7 @@
 """A FastAPI host with both systems: a hierarchy's refresh API, and usage roll-ups.
 
+The dashboard is at /api/entities/refresh/dashboard.
+
     MVREFRESH_DSN=postgresql:///app uvicorn fastapi_app:app
     python smoke.py http://localhost:8000 --entity 1
 
@@ -9,7 +11,7 @@ are there already, as examples/geopolitical.py and examples/usage_rollups.py mak
 
 import os
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from mvrefresh import (
@@ -21,17 +23,8 @@ from mvrefresh import (
     RefreshService,
     UsageSource,
 )
-from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.prometheus import MvrefreshCollector, exposition
-from mvrefresh.web import (
-    dashboard_router,
-    events_router,
-    lifespan,
-    ops_router,
-    refresh_router,
-    usage_router,
-)
-from mvrefresh.web.origin import same_origin
+from mvrefresh.web import lifespan, ops_router, refresh_router, usage_router
 
 ENTITIES, USAGE = "/api/entities", "/api/mcp/analytics"
 
@@ -53,14 +46,9 @@ def create_app(dsn: str) -> FastAPI:
     )
 
     app = FastAPI(title="mvrefresh", lifespan=lifespan(database, resolver, service))
-    app.include_router(events_router(FleetFeed(database, events)), prefix=ENTITIES)
-    app.include_router(
-        dashboard_router(database, cache=resolver.cache_metrics, title="Views"), prefix=ENTITIES
-    )
-    # Whoever may refresh is for the host to say, here; pages of other sites may not.
-    only_ours = [Depends(same_origin)]
-    app.include_router(refresh_router(resolver, service, dependencies=only_ours), prefix=ENTITIES)
-    app.include_router(usage_router(database, usage, dependencies=only_ours), prefix=USAGE)
+    # Whoever may refresh, listen and look is for the host to say: dependencies=[Depends(...)].
+    app.include_router(refresh_router(resolver, service), prefix=ENTITIES)
+    app.include_router(usage_router(database, usage), prefix=USAGE)
     app.include_router(
         ops_router(
             database,

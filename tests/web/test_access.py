@@ -43,7 +43,7 @@ def test_every_route_asks_the_host(resolver, database, service_on, where):
 
     async def talk(client):
         routes = [(m, p) for p, ways in app.openapi()["paths"].items() for m in ways]
-        assert len(routes) == 15
+        assert len(routes) == 18
         for method, path in routes:
             answer = await client.request(method, path.replace("{id}", "3"))
             assert answer.status_code == 401, (method, path)
@@ -53,6 +53,38 @@ def test_every_route_asks_the_host(resolver, database, service_on, where):
         assert answer.headers["x-mvrefresh-tier"] == "l4"
 
     visit(app, talk)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://host"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://admin.example.org"}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "https://outside.example"}, 200),  # a proxy
+        ({"sec-fetch-site": "cross-site", "origin": "http://host"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "https://admin.example.org"}, 200),
+    ],
+)
+def test_pages_of_other_sites_may_change_nothing(resolver, database, service_on, headers, status):
+    service, origins = service_on("mv"), ["https://admin.example.org"]
+    app = FastAPI()
+    router = refresh_router(resolver, service, origins=origins)
+    app.include_router(router, prefix=ENTITIES)
+    app.include_router(usage_router(database, origins=origins), prefix="/usage")
+
+    async def talk(client):
+        for path in sorted(MUTATING):
+            found = (await client.post(path, headers=headers)).status_code
+            assert (found == 403) is (status == 403), path
+        for path in (f"{ENTITIES}/3/ancestors", f"{ENTITIES}/refresh/status"):
+            assert (await client.get(path, headers=headers)).status_code == 200
+
+    visit(app, talk)
+    assert service.running is False
 
 
 def test_a_dependency_that_is_overridden_in_tests(resolver):

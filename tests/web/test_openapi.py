@@ -16,6 +16,13 @@ from mvrefresh import Database, OptimizedHierarchyResolver, RefreshService
 from mvrefresh.web import models, ops_router, refresh_router, usage_router
 
 ROOT = Path(__file__).parents[2]
+NO_MODEL = {  # a text, a stream, a page, and what only this page reads
+    ("/metrics", "200"),
+    ("/api/entities/refresh/events", "200"),
+    ("/api/entities/refresh/dashboard", "200"),
+    ("/api/entities/refresh/dashboard", "304"),
+    ("/api/entities/refresh/dashboard/data", "200"),
+}
 CHECKS = (
     "not_a_server_error,status_code_conformance,"
     "content_type_conformance,response_schema_conformance"
@@ -45,6 +52,9 @@ def test_the_rows_of_the_table_are_there(document):
         "POST /api/entities/refresh/automated/stop",
         "POST /api/entities/refresh/automated/force",
         "GET /api/entities/refresh/automated/metrics",
+        "GET /api/entities/refresh/events",
+        "GET /api/entities/refresh/dashboard",
+        "GET /api/entities/refresh/dashboard/data",
         "GET /api/entities/{id}/ancestors",
         "GET /api/entities/{id}/descendants",
         "GET /api/entities/{id}/counts",
@@ -61,12 +71,12 @@ def test_every_answer_has_a_model_and_every_error_the_same(document):
     for path, ways in document["paths"].items():
         for operation in ways.values():
             for status, answer in operation["responses"].items():
-                (content,) = answer["content"].values()
-                if path == "/metrics" and status == "200":
+                if (path, status) in NO_MODEL:
                     continue
+                (content,) = answer["content"].values()
                 model = content["schema"]["$ref"].rpartition("/")[2]
                 assert hasattr(models, model), (path, status)
-                if status in {"404", "409", "422", "504"}:
+                if status in {"403", "404", "409", "422", "504"}:
                     assert model == "Detail", (path, status)
 
 
@@ -88,6 +98,7 @@ def test_schemathesis_finds_nothing_that_is_not_said(dsn, tmp_path):
             program, "run", f"{address}/openapi.json", "--checks", CHECKS,
             "--max-examples", "20", "--phases", "examples,coverage,fuzzing",
             "--generation-deterministic", "--request-timeout", "30", "--no-color",
+            "--exclude-path-regex", "/refresh/events$",  # it does not end; tests/web/live has it
         ]  # fmt: skip
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=110, cwd=tmp_path

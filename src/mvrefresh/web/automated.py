@@ -18,6 +18,7 @@ from mvrefresh.web.responses import answer
 from mvrefresh.web.waiting import Together, Waiting, within
 
 if TYPE_CHECKING:
+    from fastapi.params import Depends
     from starlette.responses import Response
 
     from mvrefresh.metrics.store import MetricsStore
@@ -54,7 +55,12 @@ def add_history(router: APIRouter, metrics: MetricsStore, waiting: Waiting) -> N
         return answer(await waiting.call(read, limit, view_name, moment))
 
 
-def add_switches(router: APIRouter, service: RefreshService | None, timeout: float | None) -> None:
+def add_switches(
+    router: APIRouter,
+    service: RefreshService | None,
+    timeout: float | None,
+    only_ours: Depends,
+) -> None:
     """Start, stop and force; without a service it is never running."""
     starting = stopping = None
     if service is not None:
@@ -65,7 +71,8 @@ def add_switches(router: APIRouter, service: RefreshService | None, timeout: flo
         "/refresh/automated/start",
         summary="Start the service",
         response_model=Started,
-        responses=documented(404, 409, 503),
+        responses=documented(403, 404, 409, 503),
+        dependencies=[only_ours],
         tags=["automated refresh"],
     )
     async def start() -> Response:
@@ -86,7 +93,8 @@ def add_switches(router: APIRouter, service: RefreshService | None, timeout: flo
         "/refresh/automated/stop",
         summary="Stop the service",
         response_model=Stopped,
-        responses=documented(409),
+        responses=documented(403, 409),
+        dependencies=[only_ours],
         tags=["automated refresh"],
     )
     async def stop() -> Response:
@@ -106,7 +114,8 @@ def add_switches(router: APIRouter, service: RefreshService | None, timeout: flo
         "/refresh/automated/force",
         summary="Refresh now, by the service",
         response_model=Forced,
-        responses=documented(404, 409, 422, 503, 504, _500=NothingRefreshed),
+        responses=documented(403, 404, 409, 422, 503, 504, _500=NothingRefreshed),
+        dependencies=[only_ours],
         openapi_extra=taken(Selection, required=False),
         tags=["automated refresh"],
     )

@@ -11,14 +11,16 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import APIRouter, Header, HTTPException, Query, WebSocket
+from fastapi import APIRouter, Header, Query, WebSocket
 from starlette.responses import Response
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.fleet.cursor import Cursor
 from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.web.audience import QUEUE, Audience, Audiences, Message, message
+from mvrefresh.web.errors import documented
 from mvrefresh.web.origin import is_same_origin
+from mvrefresh.web.route import Route
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -71,7 +73,7 @@ def events_router(
     """
     if queue < 1 or heartbeat <= 0:
         raise ConfigurationError(f"queue={queue}, heartbeat={heartbeat}: they must be more than 0")
-    router = APIRouter(dependencies=list(dependencies))
+    router = APIRouter(route_class=Route, dependencies=list(dependencies))
     audiences = Audiences(feed, queue=queue)
 
     @router.websocket("/refresh/events", name="refresh_events_socket")
@@ -99,24 +101,23 @@ def events_router(
         "/refresh/events",
         name="refresh_events",
         summary="What happens in the whole fleet, live",
+        tags=["live"],
         response_class=Response,
         responses={
             200: {
                 "description": "Server-sent events; the data of each is one JSON message.",
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
             },
-            422: {"description": "`since` or `Last-Event-ID` is not where to go on."},
+            **documented(422),
         },
     )
     async def events_stream(
         since: Since = None,
         last_event_id: Annotated[str | None, Header(max_length=2000)] = None,
     ) -> Response:
-        try:  # what a browser sends when it reconnects is later than what is in the address
-            cursor = _cursor(last_event_id or since)
-        except ConfigurationError as error:
-            raise HTTPException(422, str(error)) from None
-        return _Stream(audiences.here(), cursor, heartbeat)
+        """Each event as a message of its own, for as long as the client stays."""
+        # What a browser sends when it reconnects is later than what is in the address.
+        return _Stream(audiences.here(), _cursor(last_event_id or since), heartbeat)
 
     return router
 

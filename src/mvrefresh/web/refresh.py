@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request  # read by FastAPI as annotations
 
 from mvrefresh.errors import ConfigurationError
+from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.web import automated, hierarchy
 from mvrefresh.web.answers import refreshed, status_of
 from mvrefresh.web.bodies import read_body, taken
+from mvrefresh.web.dashboard.router import dashboard_router
 from mvrefresh.web.errors import documented
+from mvrefresh.web.events import events_router
 from mvrefresh.web.models import NothingRefreshed, Refreshed, RefreshStatus, Selection
+from mvrefresh.web.origin import only_from
 from mvrefresh.web.refresher import ByService, Refresher
 from mvrefresh.web.responses import answer
 from mvrefresh.web.route import Route
 from mvrefresh.web.waiting import Waiting, on_a_thread, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
     from fastapi.params import Depends
     from starlette.responses import Response
@@ -43,10 +47,13 @@ def refresh_router(
     id_type: Callable[[str], Any] = int,
     read_only: bool = False,
     timeout: float | None = None,
+    origins: Collection[str] = (),
+    feed: FleetFeed | None = None,
+    live_events: bool = True,
+    dashboard: bool = True,
     dependencies: Sequence[Depends] = (),
-    below_refresh: Sequence[APIRouter] = (),
 ) -> APIRouter:
-    """Routes to refresh, to run the service, and to look up the hierarchy.
+    """Routes to refresh, to run the service, to look up the hierarchy, and to look on.
 
     `app.include_router(refresh_router(resolver, service), prefix="/api/entities")`. The router
     ends its own work with the app; resolver and service stay the host's to start and stop (see
@@ -64,8 +71,15 @@ def refresh_router(
             raises ValueError.
         read_only: Leave out every route that changes something.
         timeout: Seconds that a request waits for a refresh, then 504: the refresh goes on.
-        dependencies: The host's, of every route: `[Depends(require_user)]`.
-        below_refresh: More routers, whose paths begin with `/refresh`.
+        origins: Of pages on other hosts that may change something or listen by WebSocket,
+            `https://admin.example.org`; those of the host itself may.
+        feed: Whose news the live events are; by default one of its own, with the events of the
+            service and the resolver.
+        live_events: Whether there are any (`events_router`).
+        dashboard: Whether there is one (`dashboard_router`); it needs the live events.
+        dependencies: The host's, of every route: `[Depends(require_user)]`. For the WebSocket as
+            well: one that asks for a `Request` and not for an `HTTPConnection` keeps it shut, and
+            the dashboard takes server-sent events.
 
     Raises:
         ConfigurationError: Neither a resolver nor a service nor a database was given.
@@ -90,14 +104,21 @@ def refresh_router(
         # No path below /refresh ends like one of these, so that they may stand before: a look-up
         # goes past no other route.
         hierarchy.add_hot_route(router, resolver, waiting, id_type)
+    only_ours = only_from(origins)
     if not read_only:
-        _add_refresh(router, refresher, timeout)
+        _add_refresh(router, refresher, timeout, only_ours)
     _add_status(router, resolver, service, refresher, waiting)
     automated.add_history(router, metrics, waiting)
     if not read_only:
-        automated.add_switches(router, service, timeout)
-    for more in below_refresh:
-        router.include_router(more)
+        automated.add_switches(router, service, timeout, only_ours)
+    if refresher.database is not None and live_events:
+        buses = [source.events for source in (service, resolver) if source is not None]
+        feed = feed or FleetFeed(refresher.database, buses)
+        router.include_router(events_router(feed, origins=origins))
+    if refresher.database is not None and live_events and dashboard:
+        tiers = None if resolver is None else resolver.cache_metrics
+        page = dashboard_router(refresher.database, cache=tiers, read_only=read_only)
+        router.include_router(page)
     if resolver is not None:
         hierarchy.add_routes(router, resolver, waiting, id_type)
     return router
@@ -113,14 +134,13 @@ def _refresher(
     policy: RefreshPolicy | None,
 ) -> Refresher | ByService:
     """Who refreshes on demand; what was not given is as the resolver or the service has it."""
-    then = _nothing
+    events, then = None, _nothing
     if resolver is not None:
         ours = resolver.runner()
         database, policy = database or ours.database, policy or ours.policy
         metrics = metrics or (ours.metrics if service is None else service.metrics)
         views = resolver.source.views if views is None else views
-        then = resolver.look_again
-    events = None
+        events, then = resolver.events, resolver.look_again
     if service is not None:
         events, metrics = service.events, metrics or service.metrics
         database = database or getattr(service, "database", None)
@@ -137,13 +157,17 @@ def _nothing() -> None:
 
 
 def _add_refresh(
-    router: APIRouter, refresher: Refresher | ByService, timeout: float | None
+    router: APIRouter,
+    refresher: Refresher | ByService,
+    timeout: float | None,
+    only_ours: Depends,
 ) -> None:
     @router.post(
         "/refresh",
         summary="Refresh now",
         response_model=Refreshed,
-        responses=documented(404, 422, 503, 504, _500=NothingRefreshed),
+        responses=documented(403, 404, 422, 503, 504, _500=NothingRefreshed),
+        dependencies=[only_ours],
         openapi_extra=taken(Selection, required=False),
         tags=["refresh"],
     )

@@ -65,6 +65,11 @@ class Refresher:
         self._forcing: Forcing | None = None
 
     @property
+    def database(self) -> Database:
+        """Whose views."""
+        return self._runner.database
+
+    @property
     def metrics(self) -> MetricsStore:
         """Where outcomes are recorded."""
         return self._runner.metrics
@@ -128,6 +133,8 @@ class Refresher:
 
 class ByService:
     """Refreshes by a service that has no database, as the fake has none."""
+
+    database = None
 
     def __init__(self, service: RefreshService) -> None:
         self._service = service

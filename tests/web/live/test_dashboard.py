@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from contextlib import contextmanager
@@ -11,15 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import FastAPI
 from tests.refreshing.test_transaction import wait_until
 from tests.web.live.conftest import SECONDS, elsewhere, served
 
 from mvrefresh import Database, Every, RefreshService
+from mvrefresh.web import dashboard_router, refresh_router
 from mvrefresh.web.dashboard.page import make_page
-from mvrefresh.web.dashboard.router import dashboard_router
-from mvrefresh.web.events import events_router
-from mvrefresh.web.origin import same_origin
 
 EVIL = "<img src=x onerror=alert(1)>"
 CHROMIUM = shutil.which("chromium")
@@ -85,19 +82,15 @@ def service(database, bus, conn):
 
 def application(database, feed, service, **settings):
     app = FastAPI()
-    app.include_router(events_router(feed), prefix="/api")
+
+    @app.middleware("http")
+    async def note(request, call_next):
+        if request.method == "POST":
+            app.state.asked, app.state.headers = await request.json(), request.headers
+        return await call_next(request)
+
+    app.include_router(refresh_router(service=service, feed=feed, dashboard=False), prefix="/api")
     app.include_router(dashboard_router(database, **settings), prefix="/api")
-
-    @app.post("/api/refresh", dependencies=[Depends(same_origin)])
-    async def refresh(request: Request):
-        app.state.asked = await request.json()
-        app.state.headers = request.headers
-        future = await asyncio.to_thread(service.force, app.state.asked["views"], wait=False)
-        report = await asyncio.wrap_future(future)
-        if not any(report.results.values()):
-            raise HTTPException(500, f"not refreshed: {', '.join(report.failed_views)}")
-        return {"status": "success", "results": report.results}
-
     return app
 
 
@@ -154,7 +147,9 @@ def test_what_fails_is_said(chromium, host, conn):
     page = context.new_page()
     page.goto(f"http://{host}/api/refresh/dashboard")
     page.get_by_role("button", name="Refresh bad", exact=True).click()
-    page.get_by_role("alert").locator("text=not refreshed: bad").wait_for()
+    page.get_by_role("alert").locator(
+        "text=None of 1 materialized views was refreshed: bad"
+    ).wait_for()
     context.close()
 
 

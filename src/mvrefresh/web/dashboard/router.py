@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Header, HTTPException
+from fastapi import APIRouter, Request  # read by FastAPI as annotations
 from starlette.responses import Response
 
-from mvrefresh.errors import DatabaseUnavailable, SchemaMissing
 from mvrefresh.refreshing.threads import in_thread
 from mvrefresh.web.dashboard.figures import Figures
 from mvrefresh.web.dashboard.page import make_page
+from mvrefresh.web.errors import documented
+from mvrefresh.web.route import Route
 from mvrefresh.web.serialize import safe_serialize_message
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def dashboard_router(
         title: Of the page.
         dependencies: The host's, for example who may look.
     """
-    router = APIRouter(dependencies=list(dependencies))
+    router = APIRouter(route_class=Route, dependencies=list(dependencies))
     figures = Figures(database, cache)
     page = make_page(
         title=title,
@@ -54,14 +55,16 @@ def dashboard_router(
         "/refresh/dashboard",
         name="refresh_dashboard",
         summary="The dashboard, a page for people",
+        tags=["live"],
         response_class=Response,
         responses={
             200: {"content": {"text/html": {"schema": {"type": "string"}}}},
             304: {"description": "The page that the browser has is the same."},
         },
     )
-    async def dashboard(if_none_match: Annotated[str | None, Header()] = None) -> Response:
-        if if_none_match == page.headers["ETag"]:
+    async def dashboard(request: Request) -> Response:
+        """One page; all that it needs is in it, or asked of its own host."""
+        if request.headers.get("if-none-match") == page.headers["ETag"]:
             return Response(status_code=304, headers=page.headers)
         return Response(page.body, media_type="text/html", headers=page.headers)
 
@@ -76,10 +79,11 @@ def dashboard_router(
         "/refresh/dashboard/data",
         name="refresh_dashboard_data",
         summary="What the dashboard shows",
+        tags=["live"],
         response_class=Response,
         responses={
             200: {"content": {"application/json": {"schema": {"type": "object"}}}},
-            503: {"description": "The database is away, or has not the library's tables."},
+            **documented(503),
         },
     )
     async def dashboard_data() -> Response:
@@ -87,10 +91,8 @@ def dashboard_router(
         loop = asyncio.get_running_loop()
         if shared is None or shared.done() or shared.get_loop() is not loop:
             shared = loop.create_task(look())
-        try:
-            body = await asyncio.shield(shared)
-        except (DatabaseUnavailable, SchemaMissing) as error:
-            raise HTTPException(503, str(error)) from None
+        """Views, their runs, the tiers of the cache, and the fleet."""
+        body = await asyncio.shield(shared)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return router
