@@ -12,6 +12,7 @@ from psycopg import sql
 
 from mvrefresh import Database, Schema, UsageSource
 from mvrefresh.errors import ConfigurationError, SchemaMissing, SchemaOutdated
+from mvrefresh.refreshing.threads import in_thread
 
 CALL = "SELECT view_name, refresh_status FROM refresh_mcp_usage_views()"
 DAILY, HOURLY = "archon_mcp_usage_daily", "archon_mcp_usage_hourly"
@@ -252,6 +253,24 @@ def test_creating_it_again_keeps_log_and_grants(conn, source):
     conn.execute(source.function_ddl(conn).encode())
     assert conn.execute(found).fetchone() == before
     assert len(conn.execute(LOG).fetchall()) == 2
+
+
+def test_many_that_create_it_at_once_wait_for_each_other(conn, dsn):
+    source = UsageSource()
+    Schema().apply(conn)
+    source.create_events(conn)
+    source.create(conn)
+    go = threading.Barrier(8)
+
+    def create():
+        with closing(psycopg.connect(dsn, autocommit=True)) as connection:
+            go.wait(30)
+            source.create_function(connection)
+
+    threads = [in_thread("create", create) for _ in range(8)]
+    for thread in threads:
+        thread.result(30)
+    assert conn.execute(CALL).fetchall() == [(DAILY, "success"), (HOURLY, "success")]
 
 
 def test_an_older_function_is_replaced_and_an_older_log_kept(conn):

@@ -6,6 +6,7 @@ Nothing is ever created silently: a host asks for it (`mvrefresh schema --apply`
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,19 @@ from mvrefresh.errors import SchemaMissing, SchemaNotPermitted, SchemaOutdated, 
 from mvrefresh.postgres import notify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg import Connection
 
 _LOCK = 0x6D767363_68656D61  # "mvschema": CREATE IF NOT EXISTS is not safe against itself
+
+
+@contextmanager
+def one_at_a_time(connection: Connection[Any]) -> Iterator[None]:
+    """A transaction with DDL of the library's, which waits for others of its kind."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        yield
 
 
 class Schema:
@@ -125,8 +136,7 @@ class Schema:
         Raises:
             SchemaTooNew: A newer library has been here.
         """
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        with one_at_a_time(connection):
             before = self.version(connection)
             if before > self.latest:
                 raise self._too_new(before)

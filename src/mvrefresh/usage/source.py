@@ -16,7 +16,7 @@ from psycopg import sql
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.definition import Definition
-from mvrefresh.postgres.schema import Schema
+from mvrefresh.postgres.schema import Schema, one_at_a_time
 from mvrefresh.refreshing.view import ViewName
 from mvrefresh.usage import function
 
@@ -201,6 +201,7 @@ class UsageSource:
     def create_function(self, connection: Connection[Any], *, schema: Schema | None = None) -> None:
         """Create the function that refreshes the views, and its log; or bring both up to date.
 
+        In one transaction, safe against others doing the same.
         A log of these columns is kept. A function of this name without arguments that returns the
         same is replaced: its owner, grants and jobs stay.
 
@@ -208,8 +209,9 @@ class UsageSource:
             SchemaMissing: The library's schema is not installed. Nothing was touched.
             ConfigurationError: Something else has one of the names. Nothing was touched.
         """
-        function.require(connection, self.function, self.log, schema or Schema())
-        definition.create(connection, self.function_statements(schema))
+        with one_at_a_time(connection):
+            function.require(connection, self.function, self.log, schema or Schema())
+            definition.create(connection, self.function_statements(schema))
 
     def drop_function(self, connection: Connection[Any]) -> None:
         """Drop the function if it is there; its log stays."""
