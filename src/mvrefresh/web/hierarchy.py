@@ -22,7 +22,7 @@ from mvrefresh.web.models import MOST_IDS, Ancestors, Batch, Counts, Descendants
 from mvrefresh.web.responses import Bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from pydantic import BaseModel
 
@@ -58,6 +58,23 @@ _HEADERS: Final = {
 def nodes(chain: Chain) -> list[dict[str, Any]]:
     """Entities as they are written."""
     return [{"id": key, "path": path, "name": name} for key, path, name in chain]
+
+
+def nodes_of_many(chains: Sequence[Chain]) -> list[list[dict[str, Any]]]:
+    """The same for many: what is above several of them is made once."""
+    made: dict[int, dict[str, Any]] = {}
+    known = made.get
+    shown = []
+    for chain in chains:
+        row = []
+        for node in chain:
+            entity = known(id(node))  # chains share their nodes
+            if entity is None:
+                key, path, name = node
+                entity = made[id(node)] = {"id": key, "path": path, "name": name}
+            row.append(entity)
+        shown.append(row)
+    return shown
 
 
 def written(document: Any, tier: str | bytes | None, age: float | None) -> Bytes:
@@ -230,9 +247,11 @@ def _add_batch(
         if missing:
             found |= await waiting.face.ancestors_many(missing)
             tier = _slowest(resolver.origin("ancestors", key) for key in missing if key in found)
+        there = [key for key in ids if key in found] if missing else ids
+        chains = nodes_of_many([found[key] for key in there])
         document = {
             "entities": [
-                {"id": key, "ancestors": nodes(found[key])} for key in ids if key in found
+                {"id": key, "ancestors": chain} for key, chain in zip(there, chains, strict=True)
             ],
             "unknown": [key for key in missing if key not in found],
         }
