@@ -1,23 +1,20 @@
-"""An application with all routers, over a database that it fills, for `uvicorn --factory`."""
+"""The FastAPI example over a database that this fills, for `uvicorn --factory`."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
-from fastapi import FastAPI
 
-from mvrefresh import (
-    Database,
-    Every,
-    HierarchySource,
-    OptimizedHierarchyResolver,
-    RefreshService,
-    Schema,
-    UsageSource,
-)
-from mvrefresh.web import lifespan, ops_router, refresh_router, usage_router
+from mvrefresh import HierarchySource, Schema, UsageSource
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TABLE = """
 CREATE EXTENSION IF NOT EXISTS ltree;
 CREATE TABLE entities (id int PRIMARY KEY, path ltree, name text, entity_type text);
@@ -37,12 +34,7 @@ def fill(dsn: str) -> None:
 
 
 def app() -> FastAPI:
-    database = Database(os.environ["MVREFRESH_DSN"])
-    resolver = OptimizedHierarchyResolver(database, resident=0)
-    service = RefreshService(database, schedule=Every(seconds=300))
-    application = FastAPI(lifespan=lifespan(database, resolver, service, stop_timeout=5))
-    router = refresh_router(resolver, service, timeout=30)
-    application.include_router(router, prefix="/api/entities")
-    application.include_router(usage_router(database, timeout=30), prefix="/api/mcp/analytics")
-    application.include_router(ops_router(database, service=service, resolver=resolver))
-    return application
+    sys.path.insert(0, str(EXAMPLES))
+    from fastapi_app import create_app
+
+    return create_app(os.environ["MVREFRESH_DSN"])
