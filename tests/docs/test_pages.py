@@ -114,8 +114,9 @@ class Reader:
 
     def close(self) -> None:
         """What a reader would do by ending Python."""
-        for value in self._namespace.values():
-            if isinstance(value, mvrefresh.Database | psycopg.Connection):
+        ends = mvrefresh.OptimizedHierarchyResolver, mvrefresh.Database, psycopg.Connection
+        for value in reversed(list(self._namespace.values())):
+            if isinstance(value, ends):
                 value.close()
 
 
