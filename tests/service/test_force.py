@@ -89,6 +89,18 @@ def test_all_are_the_services_views_also_new_ones(service_of, conn):
     assert set(service.force().results) == {"mv", "another"}
 
 
+def test_a_view_of_the_service_that_is_gone_has_failed(service_of, conn):
+    conn.execute("CREATE MATERIALIZED VIEW gone AS SELECT 1 AS x")
+    with service_of(["mv", "gone"]) as service:
+        conn.execute("DROP MATERIALIZED VIEW gone")
+        report = service.force()
+        assert report.results == {"mv": True, "gone": False}
+        assert report.failed_views == ["gone"]
+        with pytest.raises(errors.UnknownView, match="gone"):
+            report.raise_for_failures()
+        assert service.force(["mv"]).results == {"mv": True}
+
+
 def test_errors_are_typed(running, service_of):
     with pytest.raises(errors.UnknownView, match="nobody"):
         running.force(["nobody"])

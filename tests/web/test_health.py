@@ -8,7 +8,7 @@ import threading
 import pytest
 from fastapi import FastAPI
 from tests.web import shapes
-from tests.web.conftest import ask, until, visit
+from tests.web.conftest import PATIENCE, ask, until, visit
 
 from mvrefresh import Database
 from mvrefresh.web import ops_router
@@ -73,6 +73,24 @@ def test_a_pool_that_is_used_to_80_percent_is_warned_of(dsn, conn):
 def test_a_service_that_was_stopped_degrades(database, service_on):
     document = found(host(database, service=service_on("mv")))
     assert document["checks"]["service"]["status"] == document["status"] == "degraded"
+
+
+def test_what_the_service_notices_is_looked_at_at_once(database, service_on):
+    service = service_on("mv")
+    service.start()
+
+    async def talk(client):
+        async def status():
+            return (await client.get("/health")).json()["checks"]["service"]["status"]
+
+        assert await status() == "healthy"
+        for change, expected in ((service.stop, "degraded"), (service.start, "healthy")):
+            await asyncio.to_thread(change)
+            async with asyncio.timeout(PATIENCE):  # less than the 30 seconds between two looks
+                while await status() != expected:  # noqa: ASYNC110 - it tells by being asked
+                    await asyncio.sleep(0.01)
+
+    visit(host(database, service=service), talk)
 
 
 def test_a_redis_that_does_not_answer_degrades(database):

@@ -84,6 +84,17 @@ def test_a_view_of_the_router_that_is_not_there_is_no_success(database):
     shapes.check({"detail": lambda found: "gone" in found}, document)
 
 
+def test_what_follows_a_refresh_does_not_cost_its_answer(resolver, monkeypatch, caplog):
+    def away(_resolver):
+        raise errors.DatabaseUnavailable("gone just now")
+
+    monkeypatch.setattr(type(resolver), "look_again", away)
+    status, document = ask(app_of(refresh_router(resolver)), "POST", REFRESH)
+    assert status == 200
+    shapes.check(shapes.REFRESHED, document)
+    assert "gone just now" in caplog.text
+
+
 def test_the_hierarchy_is_fresh_when_the_answer_is_there(make, conn):
     resolver = make(resident=0, watch=False)  # nobody else tells it
     resolver.refresh_all_materialized_views()

@@ -147,8 +147,20 @@ def test_views_that_are_not_there(dsn, conn):
     Schema().apply(conn)
     with Database(dsn) as database:
         status, document = asked(database)
-    assert status == 404
-    shapes.check({"detail": lambda found: "archon_mcp_usage_" in found}, document)
+    assert status == 500
+    shapes.check(shapes.USAGE_FAILED, document)
+    assert document["results"] == {HOURLY: False, DAILY: False}
+
+
+@pytest.mark.parametrize("by", ["library", "function"])
+def test_a_view_that_is_not_there_does_not_end_the_other(usage, conn, by):
+    database, source = usage
+    source.create_function(conn)
+    conn.execute(f"ALTER MATERIALIZED VIEW {DAILY} RENAME TO elsewhere")
+    status, document = asked(database, source, by=by)
+    assert status == 500
+    shapes.check(shapes.USAGE_FAILED, document)
+    assert document["results"] == {HOURLY: True, DAILY: False}
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import wait
+import asyncio
+import gc
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from threading import Event
 
 import pytest
 from tests.web.conftest import PATIENCE
 
 from mvrefresh.errors import NotRunning
-from mvrefresh.web.waiting import InTurn, on_a_thread
+from mvrefresh.web.waiting import InTurn, on_a_thread, within
 
 
 class Work:
@@ -54,6 +57,22 @@ def test_what_raises_is_had_by_those_who_wait_for_it_alone():
     with pytest.raises(ValueError, match="one"):
         turns.ask().result(PATIENCE)
     assert turns.ask().result(PATIENCE) is None
+
+
+def test_who_has_left_hears_of_no_error_and_nobody_logs_one(caplog):
+    async def leave():
+        future = Future()
+        waiting = asyncio.ensure_future(within(future, None))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        future.set_exception(ValueError("late"))
+        await asyncio.sleep(0)  # until it has come to the loop
+
+    asyncio.run(leave())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_who_no_longer_waits_costs_no_call(work):

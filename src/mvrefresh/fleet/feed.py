@@ -253,8 +253,10 @@ class FleetFeed:
 
     def _look(self, wire: Wire) -> None:
         first = self._moment is None
+        pids = self._database.dedicated_pids()
         since = None if self._moment is None else self._moment - OVERLAP
         page = ledger.read(wire, self._database.schema, since, () if first else self._runs())
+        pids |= self._database.dedicated_pids()  # before, or since
         with self._lock:
             self._moment = page.now
             if self._lost is not None:
@@ -262,7 +264,7 @@ class FleetFeed:
                 self._tell(News("FeedRestored", datetime.now(UTC), {}))
             if page.cut and not first:
                 self._tell(gap(page))
-            for news in self._going.new_among(page.going, page.now):
+            for news in self._going.new_among(page.going, page.now, pids):
                 self._tell(news)
             for row in page.rows:
                 news = recorded(row)

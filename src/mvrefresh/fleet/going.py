@@ -6,6 +6,7 @@ looks is not seen: its outcome is all there is to tell.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
@@ -15,8 +16,7 @@ from mvrefresh.fleet.news import News
 from mvrefresh.postgres import locks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from datetime import datetime
+    from collections.abc import Collection, Iterable, Mapping
     from uuid import UUID
 
     from mvrefresh.events import Event
@@ -48,20 +48,29 @@ class GoingOn:
             self._ours.discard((event.run_id, event.outcome.view))
             self._done.add(event.outcome.view)
 
-    def new_among(self, rows: Iterable[Mapping[str, Any]], now: datetime) -> list[News]:
+    def new_among(
+        self, rows: Iterable[Mapping[str, Any]], now: datetime, pids: Collection[int] = ()
+    ) -> list[News]:
         """Those of other processes that no look has seen.
 
         Args:
             rows: As `ledger.read` gives them: all that go on.
             now: The look's moment.
+            pids: Server processes that work for this process: before one is heard to begin, it
+                has the lock.
         """
         ours = {view for _, view in self._ours} | self._done
         self._done = set()
         others = {
             (row["view"], row["pid"], row["since"]): row
             for row in rows
-            if row["view"] is not None and row["view"] not in ours
+            if row["view"] is not None and row["view"] not in ours and row["pid"] not in pids
         }
         new = others.keys() - self._seen
         self._seen = set(others)
-        return [News("RefreshGoingOn", now, dict(others[key])) for key in sorted(new, key=str)]
+        return [News("RefreshGoingOn", now, _data(others[key])) for key in sorted(new, key=str)]
+
+
+def _data(row: Mapping[str, Any]) -> dict[str, Any]:
+    since = row["since"]
+    return {**row, "since": since and datetime.fromisoformat(since)}

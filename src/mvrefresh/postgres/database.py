@@ -244,6 +244,13 @@ class Database:
         """Ask the server for a sign of life, on a direct connection; never raises."""
         return check_health(self)
 
+    def dedicated_pids(self) -> set[int]:
+        """The server processes behind this object's direct connections, lent and kept.
+
+        Behind a pooler they are of the pooler's making.
+        """
+        return self._direct.pids()
+
     def trim(self) -> None:
         """Close direct connections that are kept for the next refresh; others are opened then."""
         self._direct.trim()

@@ -97,6 +97,16 @@ class DirectConnections:
             if theirs is crew:
                 sever(connection)
 
+    def pids(self) -> set[int]:
+        """The backends of those that are open, as the server calls them."""
+        with self._lock:
+            connections = [*self._lent.copy(), *self._idle]
+        found = set()
+        for connection in connections:
+            with suppress(psycopg.Error):  # closed meanwhile
+                found.add(connection.info.backend_pid)
+        return found
+
     def _open(self) -> AnyConnection:
         try:
             connection = self._connect()

@@ -13,18 +13,19 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from mvrefresh.errors import NotRunning
+from mvrefresh.errors import NotRunning, UnknownView
 from mvrefresh.postgres.catalog import naming_the_kind
-from mvrefresh.postgres.faults import unavailable_when_lost
+from mvrefresh.postgres.faults import message_of, unavailable_when_lost
 from mvrefresh.postgres.slots import read_tick
 from mvrefresh.refreshing.commission import Since
 from mvrefresh.refreshing.plan import make_plan
+from mvrefresh.refreshing.report import RefreshOutcome, Status
 from mvrefresh.refreshing.threads import Work, crew_thread
 
 if TYPE_CHECKING:
@@ -138,20 +139,44 @@ class Forcing:
             lot = [future for future in lot if _begins(future)]
             try:
                 report = self._refresh(*key)
-                self._on_report(report)
             except BaseException as error:  # noqa: BLE001 - whoever waits gets it
                 for future in lot:
                     _fail(future, error)
             else:
+                self._tell(report)
                 for future in lot:
                     _succeed(future, report)
         self._on_change()
+
+    def _tell(self, report: RefreshReport) -> None:
+        """What is done with a report must not cost its callers theirs."""
+        try:
+            self._on_report(report)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the views are refreshed
+            logger.warning("what follows a refresh failed: %s", message_of(error))
 
     def _refresh(self, views: frozenset[ViewLike] | None, cascade: bool) -> RefreshReport:
         with unavailable_when_lost(psycopg.Error), self._runner.database.dedicated() as connection:
             plan, since = self._plan(connection, views, cascade=cascade)
         known = self._runner.schema is not None  # without, nobody knows what content holds
-        return self._runner.run(plan, since=since if known else None, trigger="force")
+        report = self._runner.run(plan, since=since if known else None, trigger="force")
+        return report if views is not None else self._with_the_missing(report)
+
+    def _with_the_missing(self, report: RefreshReport) -> RefreshReport:
+        """Views that were to be refreshed and are not there have failed."""
+        roll = self._roster.roll
+        missing = () if roll is None else roll.unknown
+        outcomes = []
+        for name in missing:
+            error = UnknownView(
+                f"there is no materialized view {name} in this database, or several"
+            )
+            outcomes.append(
+                RefreshOutcome(
+                    name, Status.FAILED, report.run_id, reason="there is no such view", error=error
+                )
+            )
+        return replace(report, outcomes=(*report.outcomes, *outcomes)) if outcomes else report
 
     def _plan(
         self, connection: AnyConnection, views: frozenset[ViewLike] | None, *, cascade: bool

@@ -1,15 +1,18 @@
 """How the process is, looked at every 30 seconds in the background: a request only reads it.
 
-One look at a time. A look that does not come back is a finding of its own: the database does not
-answer. Then the next one waits for it, so that a server that hangs is not asked again and again.
+What a service notices in between (`HealthChanged`) is looked at, too. One look at a time. A look
+that does not come back is a finding of its own: the database does not answer. Then the next one
+waits for it, so that a server that hangs is not asked again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack, suppress
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
+from mvrefresh.events import HealthChanged, ServiceStarted, ServiceStopped
 from mvrefresh.service.health import Check, ServiceHealth, pool_check
 from mvrefresh.web.waiting import on_a_thread
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from mvrefresh.events import Event
     from mvrefresh.hierarchy.resolver import OptimizedHierarchyResolver
     from mvrefresh.postgres.database import Database
     from mvrefresh.service.service import RefreshService
@@ -58,6 +62,9 @@ class HealthWatch:
         self._patience = patience
         self._found: ServiceHealth | None = None
         self._first = asyncio.Event()
+        self._bell = asyncio.Event()
+        self._heard = ExitStack()
+        self._hears = False
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.looks = 0
@@ -68,7 +75,10 @@ class HealthWatch:
         """Begin to look, unless it is done already on this event loop."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._task is None or self._task.done():
-            self._loop, self._first = loop, asyncio.Event()
+            self._loop, self._first, self._bell = loop, asyncio.Event(), asyncio.Event()
+            if self._service is not None and not self._hears:
+                self._heard.enter_context(self._service.subscribe(self._hear))
+                self._hears = True
             self._task = loop.create_task(self._run(), name="mvrefresh-health")
 
     async def stop(self) -> None:
@@ -77,7 +87,17 @@ class HealthWatch:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        self._heard.close()
+        self._hears = False
         self._found = None
+
+    def _hear(self, event: Event) -> None:
+        """On whatever thread the service says so."""
+        if isinstance(event, HealthChanged | ServiceStarted | ServiceStopped):
+            loop = self._loop
+            if loop is not None:
+                with suppress(RuntimeError):  # it is closed
+                    loop.call_soon_threadsafe(self._bell.set)
 
     async def _run(self) -> None:
         while True:
@@ -92,7 +112,10 @@ class HealthWatch:
             except Exception as error:  # noqa: BLE001 - a look must not end the looking
                 self._found = self._silence(f"the look itself failed: {type(error).__name__}")
             self._first.set()
-            await asyncio.sleep(self._every)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every):
+                    await self._bell.wait()
+            self._bell.clear()
 
     async def _returned(self, future: Future[ServiceHealth]) -> None:
         found = await asyncio.wait([asyncio.wrap_future(future)])

@@ -10,18 +10,15 @@ from fastapi import APIRouter
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.usage.refresh import SUCCESS, By, UsageRefresh
-from mvrefresh.usage.source import UsageSource
 from mvrefresh.web.errors import documented
 from mvrefresh.web.models import UsageNotRefreshed, UsageRefreshed
 from mvrefresh.web.origin import only_from
-from mvrefresh.web.refresher import Refresher
 from mvrefresh.web.responses import answer
 from mvrefresh.web.route import Route
 from mvrefresh.web.waiting import InTurn, on_a_thread, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
-    from concurrent.futures import Future
     from typing import TypeAlias
 
     from fastapi.params import Depends
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.policy import RefreshPolicy
     from mvrefresh.refreshing.report import RefreshReport
     from mvrefresh.usage.refresh import UsageOutcome
+    from mvrefresh.usage.source import UsageSource
 
     _Refresh: TypeAlias = Callable[[], RefreshReport | UsageOutcome]
 
@@ -62,7 +60,7 @@ def usage_router(
         by: "library", or the "function" of the database.
         refresh: Who refreshes them instead: a `UsageRefresh`, or a function of the host's, which
             nobody ends early. Calls are made one at a time; who asks meanwhile shares the next.
-        metrics: As `mvrefresh.refresh` takes it, and so the following.
+        metrics: As `UsageRefresh` takes it, and so the following.
         policy: Limits, retries, parallelism.
         events: Whom to tell of every step.
         read_only: Leave out the route, which changes something.
@@ -79,29 +77,23 @@ def usage_router(
         raise ConfigurationError('usage_router() takes by="function" or refresh=, not both')
     if refresh is None and database is None:
         raise ConfigurationError("usage_router() needs a database, or refresh=")
-    refresher: InTurn[Any] | Refresher
-    if refresh is not None:
-        refresher = _in_turn(refresh)
-    else:
+    if refresh is None:
         assert database is not None  # noqa: S101 - said above
-        if by == "function":
-            refresher = _in_turn(UsageRefresh(database, source, by, policy=policy))
-        else:
-            views = (source or UsageSource()).views
-            refresher = Refresher(database, views, metrics=metrics, policy=policy, events=events)
+        refresh = UsageRefresh(database, source, by, policy=policy, metrics=metrics, events=events)
+    turns = _in_turn(refresh)
 
     @asynccontextmanager
     async def end_with_the_app(_app: Any) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await within(on_a_thread("mvrefresh-web-close", refresher.close), None)
+            await within(on_a_thread("mvrefresh-web-close", turns.close), None)
 
     router = APIRouter(
         route_class=Route, dependencies=list(dependencies), lifespan=end_with_the_app
     )
     if not read_only:
-        _add_refresh(router, refresher.ask, timeout, only_from(origins))
+        _add_refresh(router, turns, timeout, only_from(origins))
     return router
 
 
@@ -113,7 +105,7 @@ def _in_turn(refresh: UsageRefresh | _Refresh) -> InTurn[Any]:
 
 def _add_refresh(
     router: APIRouter,
-    ask: Callable[[], Future[Any]],
+    turns: InTurn[Any],
     timeout: float | None,
     only_ours: Depends,
 ) -> None:
@@ -121,13 +113,13 @@ def _add_refresh(
         "/refresh-views",
         summary="Refresh the roll-ups",
         response_model=UsageRefreshed,
-        responses=documented(403, 404, 422, 503, 504, _500=UsageNotRefreshed),
+        responses=documented(403, 503, 504, _500=UsageNotRefreshed),
         dependencies=[only_ours],
         tags=["usage"],
     )
     async def refresh_views() -> Response:
         """Refresh them; one that fails makes it a failure that names it."""
-        outcome = await within(ask(), timeout)
+        outcome = await within(turns.ask(), timeout)
         results = dict(outcome.results)
         failed = [view for view, done in results.items() if not done]
         document: dict[str, Any] = {

@@ -55,11 +55,18 @@ async def within(future: Future[T], timeout: float | None) -> T:  # noqa: ASYNC1
     """
     try:
         async with asyncio.timeout(timeout):
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await _joined(future)
     except TimeoutError:
         if future.done():
             return future.result()
         raise RefreshTimeout(f"the refresh was not done within {timeout:g} s") from None
+
+
+def _joined(future: Future[T]) -> asyncio.Future[T]:
+    """What can be awaited, and left: nobody hears of an error then, and that is no fault."""
+    theirs = asyncio.wrap_future(future)
+    theirs.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return asyncio.shield(theirs)
 
 
 class Together(Generic[T]):
@@ -81,7 +88,7 @@ class Together(Generic[T]):
         if anew or future is None or future.done():
             future, begun = on_a_thread(self._name, self._work), True
             self._future = future
-        return await asyncio.shield(asyncio.wrap_future(future)), begun
+        return await _joined(future), begun
 
 
 class InTurn(Generic[T]):

@@ -89,8 +89,9 @@ def test_what_this_process_does_is_told_once(database, bus, listener, dsn):
     assert local.keys() == OUTCOME_KEYS
 
 
+@pytest.mark.parametrize("heard", [True, False])
 def test_what_goes_on_in_another_process_is_told_and_what_goes_on_here_is_not(
-    database, bus, conn, dsn, listener
+    database, bus, conn, dsn, listener, heard
 ):
     conn.execute(
         "CREATE FUNCTION held() RETURNS int LANGUAGE sql AS"
@@ -102,7 +103,8 @@ def test_what_goes_on_in_another_process_is_told_and_what_goes_on_here_is_not(
     waiting = (
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
     )
-    thread = in_thread("ours", lambda: mvrefresh.refresh(database, ["ours"], events=bus))
+    events = bus if heard else None
+    thread = in_thread("ours", lambda: mvrefresh.refresh(database, ["ours"], events=events))
     wait_until(lambda: conn.execute(waiting).fetchone() == (1,))
     other = in_thread("theirs", lambda: elsewhere(dsn, "theirs"))
     message = listener.until("RefreshGoingOn")
@@ -111,6 +113,7 @@ def test_what_goes_on_in_another_process_is_told_and_what_goes_on_here_is_not(
     assert data["view"] == "theirs"
     assert data["application"].startswith("mvrefresh")
     holder = "SELECT xact_start FROM pg_stat_activity WHERE pid = %s"
+    assert data["since"].endswith("Z")
     assert conn.execute(holder, [data["pid"]]).fetchone() == (
         datetime.fromisoformat(data["since"]),
     )
