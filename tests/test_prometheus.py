@@ -687,10 +687,22 @@ def test_the_dashboard_has_the_shape_of_one():
     }  # fmt: skip
 
 
+def test_each_rule_is_shown_to_fire_and_to_be_silent():
+    cases = yaml.safe_load((MONITORING / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
+    tried = [
+        (expected["alertname"], bool(expected["exp_alerts"]))
+        for case in cases
+        for expected in case["alert_rule_test"]
+    ]
+    names = {rule["alert"] for group in RULES for rule in group["rules"]}
+    assert set(tried) == {(name, fires) for name in names for fires in (True, False)}
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_takes_the_rules():
+@pytest.mark.parametrize("command", ["check rules alerts.yml", "test rules alerts.test.yml"])
+def test_promtool_takes_the_rules(command):
     done = subprocess.run(
-        ["promtool", "check", "rules", MONITORING / "alerts.yml"],  # noqa: S607 - the reader's own
+        ["promtool", *command.split()], cwd=MONITORING,  # noqa: S607 - the reader's own
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
