@@ -170,6 +170,9 @@ def test_views_by_the_database(collector, database, conn, bus):  # noqa: F811
     refresh(database, ["mv"])  # by nobody whom the collector hears
     page = Page(collector)
     assert not page.counted("mvrefresh_refreshes_total")
+    for name in ("refreshes_shared", "refresh_retries", "refresh_fallbacks", "records_lost"):
+        # Zeros, so that the first one is an increase.
+        assert page.all(f"mvrefresh_{name}_total") == {("mv",): 0}
     assert 0 <= page.get("mvrefresh_view_content_age_seconds", view="mv") < 60
     (now,) = conn.execute("SELECT extract(epoch FROM now())::float8").fetchone()
     moment = page.get("mvrefresh_view_last_refresh_timestamp_seconds", view="mv")
