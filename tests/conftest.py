@@ -74,10 +74,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 ON_THE_NEWEST = {
-    "cli", "demo", "docs", "hammers", "web", "test_aio.py", "test_bench.py", "test_examples.py",
-    "test_flask_app.py", "test_force.py", "test_health.py", "test_lifecycle.py", "test_pooled.py",
-    "test_prometheus.py", "test_replica.py", "test_resolver.py", "test_reviewed.py",
-    "test_selective.py", "test_shared.py", "test_testing.py", "test_tracing.py",
+    "cli", "demo", "docs", "hammers", "web", "test_aio.py", "test_bench.py",
+    "test_edge_function.py", "test_examples.py", "test_flask_app.py", "test_force.py",
+    "test_health.py", "test_lifecycle.py", "test_pooled.py", "test_prometheus.py",
+    "test_replica.py", "test_resolver.py", "test_reviewed.py", "test_selective.py",
+    "test_shared.py", "test_testing.py", "test_tracing.py",
 }  # fmt: skip
 """Modules whose tests are long and hardly differ by major: on each of them only where asked for."""
 

@@ -170,6 +170,9 @@ def test_views_by_the_database(collector, database, conn, bus):  # noqa: F811
     refresh(database, ["mv"])  # by nobody whom the collector hears
     page = Page(collector)
     assert not page.counted("mvrefresh_refreshes_total")
+    for name in ("refreshes_shared", "refresh_retries", "refresh_fallbacks", "records_lost"):
+        # Zeros, so that the first one is an increase.
+        assert page.all(f"mvrefresh_{name}_total") == {("mv",): 0}
     assert 0 <= page.get("mvrefresh_view_content_age_seconds", view="mv") < 60
     (now,) = conn.execute("SELECT extract(epoch FROM now())::float8").fetchone()
     moment = page.get("mvrefresh_view_last_refresh_timestamp_seconds", view="mv")
@@ -687,10 +690,22 @@ def test_the_dashboard_has_the_shape_of_one():
     }  # fmt: skip
 
 
+def test_each_rule_is_shown_to_fire_and_to_be_silent():
+    cases = yaml.safe_load((MONITORING / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
+    tried = [
+        (expected["alertname"], bool(expected["exp_alerts"]))
+        for case in cases
+        for expected in case["alert_rule_test"]
+    ]
+    names = {rule["alert"] for group in RULES for rule in group["rules"]}
+    assert set(tried) == {(name, fires) for name in names for fires in (True, False)}
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_takes_the_rules():
+@pytest.mark.parametrize("command", ["check rules alerts.yml", "test rules alerts.test.yml"])
+def test_promtool_takes_the_rules(command):
     done = subprocess.run(
-        ["promtool", "check", "rules", MONITORING / "alerts.yml"],  # noqa: S607 - the reader's own
+        ["promtool", *command.split()], cwd=MONITORING,  # noqa: S607 - the reader's own
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

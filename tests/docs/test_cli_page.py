@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CLI = documents.DOCS / "reference/cli.md"
 
 PROGRAMS = {"alembic", "curl", "export", "flask", "mvrefresh", "nox", "pip", "psql", "python"}
-PROGRAMS |= {"supabase"}  # of an Edge Function
+PROGRAMS |= {"deno", "supabase"}  # of an Edge Function
 
 
 def command_lines(text: str) -> Iterator[list[str]]:

@@ -37,8 +37,14 @@ def break_view(conn, view, needs="archon_mcp_usage_events"):
     conn.execute("INSERT INTO archon_mcp_usage_events DEFAULT VALUES")
 
 
-def test_it_refreshes_both_and_everybody_hears(conn, source):
-    conn.execute("LISTEN mvrefresh")
+@pytest.fixture
+def listener(dsn):
+    with closing(psycopg.connect(dsn, autocommit=True)) as listener:
+        listener.execute("LISTEN mvrefresh")
+        yield listener
+
+
+def test_it_refreshes_both_and_everybody_hears(conn, source, listener):
     conn.execute("INSERT INTO archon_mcp_usage_events (tool_category) VALUES ('rag')")
     assert conn.execute(CALL).fetchall() == [(DAILY, "success"), (HOURLY, "success")]
     assert conn.execute(f"SELECT sum(call_count) FROM {DAILY}").fetchone() == (1,)
@@ -52,7 +58,7 @@ def test_it_refreshes_both_and_everybody_hears(conn, source):
     ]
     assert history[0][5] == history[1][5]
     tokens = dict(conn.execute("SELECT view::regclass::text, content_token FROM mvrefresh.state"))
-    heard = [json.loads(n.payload) for n in conn.notifies(timeout=5, stop_after=2)]
+    heard = [json.loads(n.payload) for n in listener.notifies(timeout=5, stop_after=2)]
     assert {said["view"]: said["t"] for said in heard} == {v: str(t) for v, t in tokens.items()}
 
 

@@ -1,14 +1,9 @@
-"""The other ways to call a refresh of the roll-ups: the files of `examples/usage`."""
+"""The ways of pg_cron and APScheduler to refresh the roll-ups: the files of `examples/usage`."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
-import shutil
-import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from tests.documents import ROOT
@@ -59,116 +54,6 @@ def test_pg_cron(conn, database):
     conn.execute(jobs[0][2].encode())
     rows = conn.execute("SELECT view_name FROM archon_mcp_view_refresh_log ORDER BY 1").fetchall()
     assert rows == [(DAILY,), (HOURLY,)]
-
-
-# -- the Edge Function, by Node, with as much of Deno as it uses ---------------------------------
-
-EDGE = WAYS / "supabase/functions/refresh-mcp-views/index.ts"
-DENO = """
-globalThis.Deno = {
-  env: { get: (name) => process.env[name] },
-  serve: async (serves) => {
-    console.error = () => {};
-    const response = await serves(new Request("http://localhost/", { method: "POST" }));
-    process.stdout.write(JSON.stringify({
-      status: response.status, type: response.headers.get("content-type"),
-      body: await response.json(),
-    }));
-  },
-};
-"""
-
-
-@pytest.fixture
-def edge(tmp_path):
-    """Calls the function in front of an endpoint that answers as it is told."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("there is no node")
-    script = tmp_path / "index.mjs"  # it has no type annotations: it is JavaScript, too
-    script.write_text(DENO + EDGE.read_text())
-
-    def call(url=None, secret=None):
-        given = {"REFRESH_ENDPOINT_URL": url, "REFRESH_ENDPOINT_SECRET": secret}
-        env = {key: value for key, value in given.items() if value is not None}
-        done = subprocess.run(
-            [node, script], env=env, capture_output=True, text=True, timeout=60, check=True
-        )
-        answer = json.loads(done.stdout)
-        assert answer["type"] == "application/json"
-        return answer["status"], answer["body"]
-
-    return call
-
-
-@pytest.fixture
-def endpoint():
-    heard = []
-
-    class Endpoint(BaseHTTPRequestHandler):
-        def do_POST(self):
-            heard.append((self.path, self.headers.get("Authorization")))
-            status, body = server.answer
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Endpoint)
-    server.heard = heard
-    server.url = f"http://127.0.0.1:{server.server_port}/api/mcp/analytics/refresh-views"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-GOOD = {
-    "success": True,
-    "message": "Materialized views refreshed successfully",
-    "refreshed_at": "2025-01-13T10:30:00Z",
-}
-
-
-def test_the_edge_function_posts_and_passes_on(edge, endpoint):
-    endpoint.answer = 200, json.dumps(GOOD)
-    assert edge(endpoint.url, "s3cret") == (
-        200,
-        {"success": True, "message": GOOD["message"], "data": GOOD},
-    )
-    assert edge(endpoint.url)[0] == 200
-    path = "/api/mcp/analytics/refresh-views"
-    assert endpoint.heard == [(path, "Bearer s3cret"), (path, None)]
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        ((500, '{"success": false, "message": "not refreshed: a"}'), "500: not refreshed: a"),
-        ((200, '{"success": false, "message": "not refreshed: a"}'), "200: not refreshed: a"),
-        ((200, "null"), "200: it does not say why"),
-        ((401, '{"detail": "who are you?"}'), "401: who are you?"),
-        ((502, "<html>"), "the endpoint answered 502 and no JSON"),
-    ],
-)
-def test_the_edge_function_swallows_no_failure(edge, endpoint, answer, says):
-    endpoint.answer = answer
-    status, body = edge(endpoint.url, "s3cret")
-    assert status == 500
-    assert body["success"] is False
-    assert says in body["error"]
-    assert "s3cret" not in str(body)
-
-
-def test_the_edge_function_without_an_endpoint(edge):
-    error = "REFRESH_ENDPOINT_URL is not set"
-    assert edge() == (500, {"success": False, "error": error})
-    status, body = edge("http://127.0.0.1:1/")
-    assert (status, body["success"]) == (500, False)
 
 
 # -- APScheduler -----------------------------------------------------------------------------------

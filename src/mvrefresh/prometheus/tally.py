@@ -111,11 +111,14 @@ class RefreshTally:
     def expect(self, label: str) -> None:
         """Show a view before anything was done with it, so that its first failure is an increase.
 
-        To Prometheus, a series that begins with 1 has never risen.
+        To Prometheus, a series that begins with 1 has never risen. Durations have too many series
+        for that: of the first one in a process, only that it was is known.
         """
         with self._lock:
             for status in (Status.SUCCEEDED, Status.FAILED):
                 self._refreshes.setdefault((label, status.value), 0)
+            for counter in (self._shared, self._retries, self._fallbacks, self._lost):
+                counter.setdefault(label, 0)
 
     def figures(self) -> Figures:
         """All of it at one moment."""
