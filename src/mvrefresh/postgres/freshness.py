@@ -39,7 +39,7 @@ class Freshness:
             the view has no schedule.
         overdue: Since it was due; 0 while it is not, while it is refreshed, or suspended.
         failures: Scheduled runs that failed since the last success.
-        suspended: Whether it is left alone by schedules.
+        suspended: Whether it is left alone by schedules: itself, or for a view that it reads.
     """
 
     view: str
@@ -62,6 +62,9 @@ SELECT clock_timestamp(), n.nspname, c.relname,
        extract(epoch FROM clock_timestamp() - s.content_as_of)::float8,
        extract(epoch FROM s.last_finished_at)::float8,
        l.objid IS NOT NULL,
+       EXISTS (SELECT FROM {schedule} above
+                WHERE above.suspended_at IS NOT NULL
+                  AND above.view IN (SELECT {views_read}(c.oid, true))),
        k.view::bigint, least(k.slot, '9999-12-31'), k.registered_at, k.last_started_at,
        k.failures, k.suspended_at, k.last_error, k.schedule
   FROM pg_class c
@@ -99,6 +102,7 @@ def read_freshness(connection: AnyConnection, schema: Schema, *, limit: float) -
                 space=SPACE,
                 state=schema.identifier("state"),
                 schedule=schema.identifier("schedule"),
+                views_read=schema.identifier("views_read"),
             ),
             sql.SQL("COMMIT"),
         ],
@@ -107,12 +111,12 @@ def read_freshness(connection: AnyConnection, schema: Schema, *, limit: float) -
 
 
 def _freshness(row: Any) -> Freshness:
-    now, nspname, relname, age, refreshed_at, refreshing, *slot = row
+    now, nspname, relname, age, refreshed_at, refreshing, above_suspended, *slot = row
     interval, overdue = None, 0.0
     scheduled = Slot(*slot) if slot[0] is not None else None
     if scheduled is not None:
         interval, overdue = _by_schedule(scheduled, now)
-    suspended = scheduled is not None and scheduled.suspended_at is not None
+    suspended = scheduled is not None and (scheduled.suspended_at is not None or above_suspended)
     return Freshness(
         view=str(ViewName(nspname, relname)),
         content_age=age,
