@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import re
 import os
+import re
 import shutil
 import socket
 import subprocess
