@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from mvrefresh.web.errors import EXPECTED, answer_to
+from mvrefresh.web.responses import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from starlette.requests import Request
     from starlette.responses import Response
+
+STOPPING: Final = "the application stops"
+_STOPS: Final = "graceful shutdown"  # in what uvicorn says to a request that has had its time
 
 _TAKEN = (
     "dependencies", "path_params", "query_params", "header_params", "cookie_params",
@@ -39,6 +44,10 @@ class Route(APIRoute):
                 return await handle(request)
             except EXPECTED as error:
                 return answer_to(error)
+            except asyncio.CancelledError as error:
+                if _STOPS not in str(error):
+                    raise
+                return answer({"detail": STOPPING}, 503)
 
         return answered
 
