@@ -25,6 +25,7 @@ from rich.table import Table
 from tests.servers import PostgresServer, postgres_bin_dir
 
 from bench import (
+    broadcast,
     coherence,
     cold,
     hierarchy_build,
@@ -54,6 +55,7 @@ PARTS: dict[str, Callable[..., Sequence[Row | Figure | Score]]] = {
     "resident": resident.run,
     "shared": shared.run,
     "web": web.run,
+    "broadcast": broadcast.run,
     "coherence": coherence.run,
     "imports": imports.run,
     "hit_ratio": hit_ratio.run,

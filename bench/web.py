@@ -67,31 +67,33 @@ def app() -> FastAPI:
 
 
 @contextmanager
-def served(dsn: str) -> Iterator[tuple[str, int]]:
-    """The address of the application and its process, for as long as it runs."""
+def served(
+    dsn: str, factory: str = "bench.web:app", probed: str = "/bytes"
+) -> Iterator[tuple[str, int]]:
+    """The address of an application and its process, for as long as it runs."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "uvicorn", "--factory", "bench.web:app", "--port", str(port),
+        sys.executable, "-m", "uvicorn", "--factory", factory, "--port", str(port),
         "--log-level", "warning", "--no-access-log",
     ]  # fmt: skip
     environment = {**os.environ, "MVREFRESH_DSN": dsn}
     server = subprocess.Popen(command, env=environment)  # noqa: S603 - our own
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait(address, server)
+        _wait(f"{address}{probed}", server)
         yield address, server.pid
     finally:
         server.terminate()
         server.wait(30)
 
 
-def _wait(address: str, server: subprocess.Popen[bytes]) -> None:
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = monotonic() + 30
     while True:
         try:
-            with urlopen(f"{address}/bytes", timeout=5):  # noqa: S310 - our own
+            with urlopen(url, timeout=5):  # noqa: S310 - our own
                 return
         except URLError:
             if server.poll() is not None or monotonic() > deadline:

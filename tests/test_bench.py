@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from math import isfinite
 
 import orjson
@@ -54,6 +55,14 @@ def test_every_part_runs_and_writes_its_rows(dsn, tmp_path):
     if shutil.which("wrk") is not None:
         assert "GET ancestors, a hit" in names
         assert figures["POST ancestors:batch"] > 0
+    if hasattr(time, "pthread_getcpuclockid"):
+        rivals = {row["rival"] for row in document["rows"] if "an event to the last" in row["what"]}
+        assert rivals == {
+            "Starlette, a loop of sends", "Starlette, a gather of sends", "ours, nobody stalls",
+        }  # fmt: skip
+        for whose in ("ours", "Starlette, a loop of sends", "ours, a client stalls"):
+            assert figures[f"{whose}: an event to the last client, worst"] > 0
+        assert figures["a client stalls: rounds in which ours dropped it"] == 1
     scores = [score for score in document["scores"] if score["rival"] != "promised"]
     assert len(scores) == 2 * (3 * 3 * 2 + 1)
     assert all(0 < score[whose] < 100 for score in scores for whose in ("ours", "theirs"))

@@ -9,103 +9,138 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import TypeVarTuple, Unpack
 
 from mvrefresh.fleet.news import News
-from mvrefresh.web.serialize import safe_serialize_message
+from mvrefresh.web.delivery import Delivery
+from mvrefresh.web.message import Message, message, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
+    from typing import TypeAlias
 
     from mvrefresh.fleet.cursor import Cursor
     from mvrefresh.fleet.feed import FleetFeed
     from mvrefresh.fleet.news import Key
+
+    Send: TypeAlias = Callable[[Message], Coroutine[Any, Any, None]]
 
 Ts = TypeVarTuple("Ts")
 
 QUEUE: Final = 256  # messages that may wait for a client
 
 
-class Message(NamedTuple):
-    """News, as they are sent."""
-
-    news: News
-    text: bytes
-
-
-def message_of(news: News) -> Message:
-    """News with their JSON."""
-    return Message(news, safe_serialize_message(news))
-
-
-def message(event: str, **data: object) -> Message:
-    """A message of the stream's own."""
-    return message_of(News(event, datetime.now(UTC), data))
-
-
 class Client:
     """What waits for one client. For its event loop alone.
 
     Attributes:
-        dropped: Set with the reason once the client is too slow.
+        over: Set once nothing more is sent to it: with the reason, if it is too slow; with None, if
+            it has gone.
+        context, send, sender: See `Recipient`.
     """
 
-    def __init__(self, cursor: Cursor | None, queue: int) -> None:
-        self.dropped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    __slots__ = (
+        "_cursor", "_delivery", "_ended", "_heard", "_heartbeat", "_idle", "_loop", "_missed",
+        "_most", "_resuming", "_silent_since", "_timer", "_waiting", "context", "over", "send",
+        "sender",
+    )  # fmt: skip
+
+    def __init__(
+        self, delivery: Delivery, send: Send, cursor: Cursor | None, queue: int, heartbeat: float
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[str | None] = self._loop.create_future()
+        self.context = copy_context()
+        self.send = send
+        self.sender: asyncio.Task[Any] | None = None
+        self._delivery = delivery
         self._cursor = cursor
         self._most = queue
         self._waiting: deque[Message] = deque()
         self._missed: deque[Message] = deque()  # first; a bound of their own
         self._heard: set[Key] = set()  # out of `_missed`
         self._resuming = cursor is not None
-        self._bell = asyncio.Event()
+        self._ended = False
+        self._idle = True  # nothing waits, and nothing is being sent
+        self._heartbeat = heartbeat
+        self._silent_since = self._loop.time()
+        self._timer = self._loop.call_later(heartbeat, self._beat)
 
     def offer(self, message: Message) -> None:
-        """Let it wait, or drop the client."""
-        if self.dropped.done():
+        """Let it wait, or drop the client. Then somebody has to `go`."""
+        if self._ended:
             return
-        news = message.news
-        if news.key is not None and (
-            news.key in self._heard or (self._cursor and self._cursor.has_heard(news.key))
+        if (
+            self._cursor is not None
+            and (key := message.news.key) is not None
+            and (key in self._heard or self._cursor.has_heard(key))
         ):
             return
         if len(self._waiting) >= self._most:
-            self._waiting.clear()
-            self._missed.clear()
-            self.dropped.set_result(f"too slow: {self._most} messages waited")
-        else:
-            if self._resuming:  # heard before what was missed: it is no place to go on from
-                message = message_of(replace(news, id=None))
-            self._waiting.append(message)
-        self._bell.set()
+            self.end(f"too slow: {self._most} messages waited")
+            return
+        if self._resuming:  # heard before what was missed: it is no place to go on from
+            message = message_of(replace(message.news, id=None))
+        self._waiting.append(message)
+        if self._idle:
+            self._idle = False
+            self._delivery.due.append(self)
 
     def resume(self, missed: list[News], joined: News) -> None:
         """What the client has missed comes before all that waits, and that it has joined after."""
         self._resuming = False
-        if not self.dropped.done():
+        if not self._ended:
             self._heard = {news.key for news in missed if news.key}
             self._missed.extend(map(message_of, missed))
             self._waiting = deque(m for m in self._waiting if m.news.key not in self._heard)
-            self._waiting.append(message_of(joined))
-            self._bell.set()
+            self._say(message_of(joined))
 
-    async def next(self, patience: float) -> Message:
-        """The next message; a `Heartbeat` where none comes in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while not self._missed and not self._waiting:
-                    self._bell.clear()
-                    await self._bell.wait()
+    def _say(self, message: Message) -> None:
+        """Something to this one alone; it comes last, and is not too much."""
+        self._waiting.append(message)
+        if self._idle:
+            self._idle = False
+            self._delivery.due.append(self)
+            self._delivery.go()
+
+    def next(self) -> Message | None:
+        """What comes next; None: nothing waits, or nothing is to be sent any more."""
         if self._missed:
             return self._missed.popleft()
-        if self._waiting:
-            return self._waiting.popleft()
-        return message("Heartbeat")
+        return self._waiting.popleft() if self._waiting else None
+
+    def rest(self, since: float) -> None:
+        """All was sent."""
+        self._idle, self._silent_since = True, since
+
+    def _beat(self) -> None:
+        """Break the silence. What is under way will break it, too."""
+        left = self._silent_since + self._heartbeat - self._loop.time()
+        if left <= 0 and self._idle:
+            self._say(message("Heartbeat"))
+        self._timer = self._loop.call_later(left if left > 0 else self._heartbeat, self._beat)
+
+    def end(self, reason: str | None = None) -> None:
+        """Send nothing more."""
+        self._waiting.clear()
+        self._missed.clear()
+        self._ended = True
+        if not self.over.done():
+            self.over.set_result(reason)
+
+    async def leave(self) -> None:
+        """Send nothing more, not even what is under way."""
+        self.end()
+        self._timer.cancel()
+        if self.sender is not None:
+            self.sender.cancel()
+            await asyncio.wait({self.sender})
 
 
 class Audience:
@@ -116,10 +151,17 @@ class Audience:
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._clients: set[Client] = set()
+        self._delivery = Delivery()
 
-    def join(self, cursor: Cursor | None) -> Client:
-        """A client that hears everything from now on, and what it missed since the cursor."""
-        client = Client(cursor, self._queue)
+    def join(self, send: Send, cursor: Cursor | None, heartbeat: float) -> Client:
+        """A client that hears everything from now on, and what it missed since the cursor.
+
+        Args:
+            send: Called in the context that is the current one now.
+            cursor: Where to go on.
+            heartbeat: Seconds of silence after which it is broken.
+        """
+        client = Client(self._delivery, send, cursor, self._queue, heartbeat)
         self._clients.add(client)
         if len(self._clients) == 1:
             self._feed.listen(self._hear)
@@ -127,11 +169,12 @@ class Audience:
         found.add_done_callback(lambda future: self._call(self._resume, client, future))
         return client
 
-    def leave(self, client: Client) -> None:
+    async def leave(self, client: Client) -> None:
         """A client that hears no more."""
         self._clients.discard(client)
         if not self._clients:
             self._feed.leave(self._hear)
+        await client.leave()
 
     def _hear(self, news: News) -> None:
         self._call(self._hand_out, message_of(news))
@@ -143,6 +186,7 @@ class Audience:
     def _hand_out(self, message: Message) -> None:
         for client in self._clients:
             client.offer(message)
+        self._delivery.go()
 
     def _resume(self, client: Client, found: Future[list[News]]) -> None:
         if found.cancelled():

@@ -17,13 +17,14 @@ from starlette.responses import Response
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.fleet.cursor import Cursor
 from mvrefresh.fleet.feed import FleetFeed
-from mvrefresh.web.audience import QUEUE, Audience, Audiences, Message, message
+from mvrefresh.web.audience import QUEUE, Audience, Audiences
 from mvrefresh.web.errors import documented
+from mvrefresh.web.message import Message, message
 from mvrefresh.web.origin import is_same_origin
 from mvrefresh.web.route import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from fastapi.params import Depends
     from starlette.types import Receive, Scope, Send
@@ -88,8 +89,8 @@ def events_router(
             await socket.close(POLICY_VIOLATION, _reason(error))
             return
 
-        async def send(message: Message) -> None:
-            await socket.send_text(message.text.decode())
+        def send(message: Message) -> Coroutine[Any, Any, None]:
+            return socket.send_text(message.text)
 
         dropped = await _serve(audiences.here(), cursor, send, _hung_up(socket), heartbeat)
         if dropped is not None:
@@ -134,31 +135,24 @@ def _reason(error: Exception) -> str:
 async def _serve(
     audience: Audience,
     cursor: Cursor | None,
-    send: Callable[[Message], Awaitable[None]],
-    gone: Awaitable[None],
+    send: Callable[[Message], Coroutine[Any, Any, None]],
+    gone: Coroutine[Any, Any, None],
     heartbeat: float,
 ) -> str | None:
     """Send until the client goes or is dropped; the reason, if it is dropped."""
-    client = audience.join(cursor)
-
-    async def send_all() -> None:
-        while True:
-            await send(await client.next(heartbeat))
-
-    tasks = {asyncio.ensure_future(gone), asyncio.ensure_future(send_all())}
+    client = audience.join(send, cursor, heartbeat)
+    hung_up = asyncio.create_task(gone)
     try:
-        ends: set[asyncio.Future[Any]] = {*tasks, client.dropped}
+        ends: set[asyncio.Future[Any]] = {hung_up, client.over}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if not client.dropped.done():
-            return None
-        log.info("a listener to events was dropped, %s", client.dropped.result())
-        return client.dropped.result()
+        reason = client.over.result() if client.over.done() else None
+        if reason is not None:
+            log.info("a listener to events was dropped, %s", reason)
+        return reason
     finally:
-        audience.leave(client)
-        for task in tasks:
-            task.cancel()
-        # Whoever has gone, gets an error for what is sent to him: that is how it ends.
-        await asyncio.gather(*tasks, return_exceptions=True)
+        hung_up.cancel()
+        await audience.leave(client)
+        await asyncio.gather(hung_up, return_exceptions=True)
 
 
 async def _hung_up(socket: WebSocket) -> None:
@@ -191,7 +185,7 @@ class _Stream(Response):
             await send({"type": "http.response.body", "body": text, "more_body": more})
 
         async def send_message(message: Message) -> None:
-            await put(_event(message))
+            await put(message.event)
 
         async def hung_up() -> None:
             while (await receive())["type"] != "http.disconnect":
@@ -210,11 +204,4 @@ class _Stream(Response):
         if reason is not None:
             with suppress(TimeoutError, OSError):
                 async with asyncio.timeout(_FAREWELL):
-                    await put(_event(message("Dropped", reason=reason)), more=False)
-
-
-def _event(message: Message) -> bytes:
-    """As the HTML standard has it; JSON has no line breaks."""
-    cursor = message.news.id
-    head = b"" if cursor is None else b"id: " + cursor.encode() + b"\n"
-    return head + b"data: " + message.text + b"\n\n"
+                    await put(message("Dropped", reason=reason).event, more=False)
