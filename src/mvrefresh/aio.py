@@ -11,17 +11,18 @@ framework, which its other endpoints need.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import psycopg
 
-from mvrefresh.errors import ConfigurationError
+from mvrefresh.errors import ConfigurationError, DatabaseUnavailable
 from mvrefresh.postgres.reach import REACH
 from mvrefresh.refreshing.cancellation import Cancellation
+from mvrefresh.refreshing.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +43,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8
+PATIENCE: Final = 2.0  # seconds for a server to end what is cancelled, before it is hung up on
+CLOSING: Final = 5.0  # seconds for what runs, before it is ended
 
 
 class _BrokenOffError(BaseException):
@@ -58,6 +61,21 @@ class Threads:
         if threads < 1:
             raise ConfigurationError(f"threads={threads} is less than 1")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._ends: dict[Future[Any], Callable[[], object]] = {}
+
+    async def within(
+        self, seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `call`, and no longer than so: a server that hangs never answers.
+
+        Raises:
+            DatabaseUnavailable: It took longer.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.call(work, *args, **kwargs)
+        except TimeoutError:
+            raise DatabaseUnavailable(f"there was no answer within {seconds:g} s") from None
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` gives, on one of the threads; if the task is cancelled, the server is."""
@@ -78,23 +96,43 @@ class Threads:
             return work(*args, **kwargs)
 
         return await self.until_cancelled(
-            partial(copy_context().run, reachable), cancellation.cancel
+            partial(copy_context().run, reachable), partial(_end, cancellation)
         )
 
     async def until_cancelled(self, work: Callable[[], T], cancel: Callable[[], object]) -> T:
         """What `work` gives; if the task is cancelled, `cancel` is called, which is to end it."""
         future = self._pool.submit(work)
+        self._ends[future] = cancel
+        future.add_done_callback(self._ends.pop)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not future.cancel() and not future.done():
                 # On a thread of its own: all of ours may be waiting in the server.
-                await asyncio.shield(asyncio.to_thread(cancel))
+                await asyncio.shield(asyncio.wrap_future(in_thread("mvrefresh-cancel", cancel)))
             raise
 
     async def close(self) -> None:
-        """Wait for what runs."""
-        await asyncio.to_thread(self._pool.shutdown)
+        """Wait for what runs, for some seconds; then end it in the server."""
+        self._pool.shutdown(wait=False)
+        left = await self._left(CLOSING)
+        for future in left:
+            end = self._ends.get(future)
+            if end is not None:
+                in_thread("mvrefresh-cancel", end)
+        await self._left(CLOSING)
+
+    async def _left(self, seconds: float) -> list[Future[Any]]:
+        """What still runs after so many seconds."""
+        if running := list(self._ends):
+            await asyncio.wrap_future(in_thread("mvrefresh-close", wait, running, seconds))
+        return [future for future in running if not future.done()]
+
+
+def _end(cancellation: Cancellation) -> None:
+    """In the server, and if that does not answer, here."""
+    if not cancellation.cancel(PATIENCE):
+        cancellation.sever()
 
 
 class AsyncHierarchyResolver:

@@ -12,6 +12,7 @@ import pytest
 from tests.web.conftest import PATIENCE
 
 from mvrefresh.errors import NotRunning
+from mvrefresh.refreshing.threads import current_crew
 from mvrefresh.web.waiting import InTurn, on_a_thread, within
 
 
@@ -89,9 +90,10 @@ def test_who_no_longer_waits_costs_no_call(work):
 def test_the_end_ends_what_runs_and_what_would_be_next(work):
     cancelled = []
 
-    def cancel():
-        cancelled.append(None)
+    def cancel(seconds):
+        cancelled.append(seconds)
         work.go_on.set()
+        return True
 
     turns = InTurn("test", work, cancel)
     first = turns.ask()
@@ -104,6 +106,20 @@ def test_the_end_ends_what_runs_and_what_would_be_next(work):
         following.result(0)
     assert work.calls == 1
     assert turns.ask().result(PATIENCE) == 2
+
+
+def test_a_server_that_does_not_answer_is_hung_up_on(work):
+    crews = []
+
+    def sever(crew):
+        crews.append(crew)
+        work.go_on.set()
+
+    turns = InTurn("test", lambda: (current_crew(), work()), lambda _: False, sever)
+    first = turns.ask()
+    assert work.begun.wait(PATIENCE)
+    turns.close()
+    assert first.result(0) == (crews[0], 1)
 
 
 def test_what_cannot_be_ended_is_not_waited_for(work):

@@ -159,7 +159,7 @@ class Database:
         pool = self._pool()
         connection = checked_out(pool, self._timeout, self._say_why)
         try:
-            with unavailable_when_lost(), connection.transaction():
+            with unavailable_when_lost(), reached(connection), connection.transaction():
                 yield connection
         finally:
             pool.putconn(connection)

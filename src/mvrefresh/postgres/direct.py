@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, MvrefreshError
 from mvrefresh.postgres.faults import message_of
+from mvrefresh.postgres.reach import reached
 from mvrefresh.refreshing.threads import current_crew
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class DirectConnections:
         connection = (None if fresh else self._take_idle()) or self._open()
         self._lent[connection] = current_crew()
         try:
-            yield connection
+            with reached(connection):
+                yield connection
         finally:
             self._lent.pop(connection, None)  # a child forked in the block has none
             self._give_back(connection)

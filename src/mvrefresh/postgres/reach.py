@@ -1,6 +1,6 @@
 """Who wants to be able to end what a thread has the server do.
 
-Set around work on a thread; `Database.reader` then runs each statement within it.
+Set around work on a thread; whatever a `Database` lends there is then within it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ REACH: Final[ContextVar[Reaches | None]] = ContextVar("mvrefresh_reach", default
 
 
 def reached(connection: psycopg.Connection[Any]) -> AbstractContextManager[object]:
-    """The block for a statement of this thread."""
+    """The block for what this thread does on a connection."""
     reach = REACH.get()
     return nullcontext() if reach is None else reach(connection)

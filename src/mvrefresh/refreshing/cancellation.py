@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from mvrefresh.errors import RefreshCancelled
+from mvrefresh.postgres.direct import sever
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,14 @@ class Cancellation:
                     # A cancel that arrives late must not hit what runs on it next.
                     connection.close()
                 self._changed.notify_all()
+
+    def sever(self) -> None:
+        """Hang up on a server that does not answer: what waits for it gets an error."""
+        self.request()
+        with self._changed:
+            connections = list(self._connections)
+        for connection in connections:
+            sever(connection)
 
     def cancel(self, timeout: float = 10.0) -> bool:
         """Cancel everything in the server, and wait until it has stopped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,8 @@ def refresh_router(
     if metrics is None:
         metrics = refresher.metrics if service is None else service.metrics
     waiting = Waiting(resolver)
+    # A history of years takes its time, and is not to keep the others waiting.
+    reading = Waiting(threads=4, patience=60.0)
 
     @asynccontextmanager
     async def end_with_the_app(_app: Any) -> AsyncIterator[None]:
@@ -95,7 +98,7 @@ def refresh_router(
             yield
         finally:
             await within(on_a_thread("mvrefresh-web-close", refresher.close), None)
-            await waiting.close()
+            await asyncio.gather(waiting.close(), reading.close())
 
     router = APIRouter(
         route_class=Route, dependencies=list(dependencies), lifespan=end_with_the_app
@@ -108,7 +111,7 @@ def refresh_router(
     if not read_only:
         _add_refresh(router, refresher, timeout, only_ours)
     _add_status(router, resolver, service, refresher, waiting)
-    automated.add_history(router, metrics, waiting)
+    automated.add_history(router, metrics, reading)
     if not read_only:
         automated.add_switches(router, service, timeout, only_ours)
     if refresher.database is not None and live_events:

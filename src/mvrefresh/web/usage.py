@@ -99,7 +99,8 @@ def usage_router(
 
 def _in_turn(refresh: UsageRefresh | _Refresh) -> InTurn[Any]:
     if isinstance(refresh, UsageRefresh):
-        return InTurn("mvrefresh-usage", refresh.refresh, refresh.cancel)
+        sever = refresh.database.sever
+        return InTurn("mvrefresh-usage", refresh.refresh, refresh.cancel, sever)
     return InTurn("mvrefresh-usage", refresh)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future, wait
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar
 
 from mvrefresh.aio import AsyncHierarchyResolver, Threads
 from mvrefresh.errors import NotRunning, RefreshTimeout
+from mvrefresh.refreshing.threads import crew_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8
-_AGAIN = 0.1  # seconds; what was about to begin when it was cancelled
+PATIENCE: Final = 15.0  # seconds for an answer: to connect to a server that hangs takes ten
+_AGAIN: Final = 0.1  # seconds; what was about to begin when it was cancelled
+_PATIENCE: Final = 2.0  # seconds for the server to end what is cancelled
 
 
 def on_a_thread(name: str, work: Callable[[], T]) -> Future[T]:
@@ -99,15 +102,23 @@ class InTurn(Generic[T]):
     Args:
         name: Of the thread.
         work: The call.
-        cancel: Ends it early, wherever it runs; None: nothing can.
+        cancel: Ends it early in the server, in so many seconds, and says whether that was enough;
+            None: nothing can.
+        sever: Hangs up on a server that does not answer, for the threads of a crew.
     """
 
     def __init__(
-        self, name: str, work: Callable[[], T], cancel: Callable[[], object] | None = None
+        self,
+        name: str,
+        work: Callable[[], T],
+        cancel: Callable[[float], bool] | None = None,
+        sever: Callable[[object], object] = lambda _: None,
     ) -> None:
         self._name = name
         self._work = work
         self._cancel = cancel
+        self._sever = sever
+        self._crew = object()
         self._lock = Lock()
         self._running: Future[None] | None = None
         self._next: Future[T] | None = None
@@ -119,7 +130,7 @@ class InTurn(Generic[T]):
                 self._next = Future()
             future = self._next
             if self._running is None:
-                self._running = on_a_thread(self._name, self._serve)
+                self._running = crew_thread(self._crew, self._name, self._serve)
         return future
 
     def close(self) -> None:
@@ -131,7 +142,8 @@ class InTurn(Generic[T]):
         if self._cancel is None or running is None:
             return
         while not running.done():
-            self._cancel()
+            if not self._cancel(_PATIENCE):
+                self._sever(self._crew)
             wait([running], timeout=_AGAIN)
 
     def _serve(self) -> None:
@@ -157,13 +169,19 @@ class Waiting:
     Args:
         resolver: Whose look-ups are waited for.
         threads: For each of its two uses, at most.
+        patience: Seconds for a call.
     """
 
     def __init__(
-        self, resolver: OptimizedHierarchyResolver | None = None, *, threads: int = THREADS
+        self,
+        resolver: OptimizedHierarchyResolver | None = None,
+        *,
+        threads: int = THREADS,
+        patience: float = PATIENCE,
     ) -> None:
         self._resolver = resolver
         self._count = threads
+        self._patience = patience
         self._face: AsyncHierarchyResolver | None = None
         self._threads: Threads | None = None
 
@@ -176,13 +194,17 @@ class Waiting:
         return self._face
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` gives, on a thread; for what takes milliseconds as a rule."""
+        """What `work` gives, on a thread; for what takes milliseconds as a rule.
+
+        Raises:
+            DatabaseUnavailable: It took longer than the patience.
+        """
         if self._threads is None:
             self._threads = Threads("mvrefresh-web", self._count)
-        return await self._threads.call(work, *args, **kwargs)
+        return await self._threads.within(self._patience, work, *args, **kwargs)
 
     async def close(self) -> None:
-        """Wait for what runs; another call makes them anew."""
+        """Wait for what runs, or end it; another call makes them anew."""
         face, self._face = self._face, None
         threads, self._threads = self._threads, None
         if face is not None:
