@@ -62,6 +62,8 @@ def test_every_route_asks_the_host(resolver, database, service_on, where):
         ({"origin": "http://host"}, 200),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"origin": "http://[x]"}, 403),
         ({"origin": "https://admin.example.org"}, 200),
         ({"sec-fetch-site": "same-origin", "origin": "https://outside.example"}, 200),  # a proxy
         ({"sec-fetch-site": "cross-site", "origin": "http://host"}, 403),

@@ -172,6 +172,9 @@ def test_a_view_that_is_not_there_does_not_end_the_other(usage, conn, by):
         {"by": "function", "refresh": print},
         {"refresh": print, "origins": ["admin.example.org"]},
         {"refresh": print, "origins": "https://admin.example.org"},
+        {"refresh": print, "origins": ["https://[::1"]},
+        {"refresh": print, "origins": ["https://*.example.org"]},
+        {"refresh": print, "origins": ["https://admin.example.org/"]},
     ],
 )
 def test_what_cannot_be_meant(settings):

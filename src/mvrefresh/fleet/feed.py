@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mvrefresh")
 
 EVERY: Final = 1.0  # seconds between two looks
+AWAY: Final = "the database is not available"  # where it is, and why, is for the log
 PATIENCE: Final = 5.0  # seconds until an answer has to be there
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before the next connection
 _TRIES: Final = 3  # to read what somebody has missed
@@ -121,7 +122,11 @@ class FleetFeed:
             if self._lost is not None:
                 listener(self._lost_news(self._lost))
             if self._thread is None:
-                self._begin()
+                try:
+                    self._begin()
+                except BaseException:
+                    self.leave(listener)
+                    raise
 
     def leave(self, listener: Callable[[News], None]) -> None:
         """Tell it no more; after the last one the thread ends by itself."""
@@ -154,10 +159,15 @@ class FleetFeed:
             end.setblocking(False)  # noqa: FBT003 - the standard library's way
         self._bell, self.state = bell, "connecting"
         self._moment, self._told, self._known, self._going = None, {}, {}, GoingOn()
-        self._thread = OurThread(
-            crew=self, target=self._run, args=(ours, bell), name="mvrefresh-feed"
-        )
-        self._thread.start()
+        thread = OurThread(crew=self, target=self._run, args=(ours, bell), name="mvrefresh-feed")
+        try:
+            thread.start()
+        except BaseException:  # the system has no threads left
+            self._bell, self.state = None, "off"
+            ours.close()
+            bell.close()
+            raise
+        self._thread = thread
 
     def _ring(self) -> None:
         if self._bell is not None:
@@ -238,8 +248,8 @@ class FleetFeed:
         if self._lost is None:  # once an outage
             log.warning("other processes cannot be heard: %s", why, exc_info=unforeseen)
             with self._lock:
-                self._lost = why
-                self._tell(self._lost_news(why))
+                self._lost = AWAY
+                self._tell(self._lost_news(AWAY))
 
     def _stay(self, wire: Wire) -> None:
         while True:

@@ -61,13 +61,15 @@ class GoingOn:
         """
         ours = {view for _, view in self._ours} | self._done
         self._done = set()
+        held = {(row["view"], row["pid"], row["since"]): row for row in rows}
         others = {
-            (row["view"], row["pid"], row["since"]): row
-            for row in rows
+            key: row
+            for key, row in held.items()
             if row["view"] is not None and row["view"] not in ours and row["pid"] not in pids
         }
         new = others.keys() - self._seen
-        self._seen = set(others)
+        # One that was told, and is hidden by a wish of ours for the same view, is not new after it.
+        self._seen = (self._seen & held.keys()) | others.keys()
         return [News("RefreshGoingOn", now, _data(others[key])) for key in sorted(new, key=str)]
 
 

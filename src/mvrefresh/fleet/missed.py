@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from mvrefresh.fleet.news import News, recorded
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
-    from datetime import datetime
 
     from mvrefresh.fleet.ledger import Page
 
@@ -30,7 +30,7 @@ def missed(page: Page, cursor: Cursor) -> Iterator[News]:
     """What a cursor has not heard; whoever is cut off in the middle can go on from there."""
     if page.cut:
         yield gap(page)
-    told: dict[str, datetime] = dict.fromkeys(cursor.told, cursor.moment)
+    told = OrderedDict.fromkeys(cursor.told, cursor.moment)
     moment = cursor.moment
     for row in page.rows:
         news = recorded(row)
@@ -38,7 +38,8 @@ def missed(page: Page, cursor: Cursor) -> Iterator[News]:
             continue
         moment = max(moment, news.at)
         told[hash_of(news.key)] = news.at
-        told = {each: at for each, at in told.items() if at >= moment - OVERLAP}
+        while next(iter(told.values())) < moment - OVERLAP:  # they are in the order of their times
+            told.popitem(last=False)
         yield replace(news, id=cursor_text(moment, islice(reversed(told), MOST)))
 
 

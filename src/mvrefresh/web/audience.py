@@ -63,7 +63,7 @@ class Client:
         self._cursor = cursor
         self._most = queue
         self._waiting: deque[Message] = deque()
-        self._missed: deque[Message] = deque()  # first; a bound of their own
+        self._missed: deque[News] = deque()  # first; a bound of their own
         self._heard: set[Key] = set()  # out of `_missed`
         self._resuming = cursor is not None
         self._ended = False
@@ -97,7 +97,7 @@ class Client:
         self._resuming = False
         if not self._ended:
             self._heard = {news.key for news in missed if news.key}
-            self._missed.extend(map(message_of, missed))
+            self._missed.extend(missed)
             self._waiting = deque(m for m in self._waiting if m.news.key not in self._heard)
             self._say(message_of(joined))
 
@@ -112,7 +112,7 @@ class Client:
     def next(self) -> Message | None:
         """What comes next; None: nothing waits, or nothing is to be sent any more."""
         if self._missed:
-            return self._missed.popleft()
+            return message_of(self._missed.popleft())
         return self._waiting.popleft() if self._waiting else None
 
     def rest(self, since: float) -> None:
@@ -161,10 +161,10 @@ class Audience:
             cursor: Where to go on.
             heartbeat: Seconds of silence after which it is broken.
         """
+        if not self._clients:
+            self._feed.listen(self._hear)
         client = Client(self._delivery, send, cursor, self._queue, heartbeat)
         self._clients.add(client)
-        if len(self._clients) == 1:
-            self._feed.listen(self._hear)
         found = self._feed.since(cursor)
         found.add_done_callback(lambda future: self._call(self._resume, client, future))
         return client

@@ -10,13 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from contextvars import Context
 
     from mvrefresh.web.message import Message
+
+
+_AT_ONCE: Final = 4
+"""Messages to one recipient before the loop has its turn, and may hear that he has gone: of the
+fifth that is written to a socket which is, asyncio warns."""
 
 
 class Recipient(Protocol):
@@ -75,7 +80,12 @@ class Delivery:
             recipient = due.popleft()
             recipient.sender = task
             try:
+                left = _AT_ONCE
                 while (message := recipient.next()) is not None:
+                    if not left:  # whoever has much to catch up with is not to hold the loop
+                        await asyncio.sleep(0)
+                        left, now = _AT_ONCE, self._loop.time()
+                    left -= 1
                     work = recipient.send(message)
                     try:
                         awaited = recipient.context.run(work.send, None)

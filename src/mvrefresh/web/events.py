@@ -11,7 +11,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, WebSocket
+from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
 from starlette.responses import Response
 
 from mvrefresh.errors import ConfigurationError
@@ -20,7 +20,7 @@ from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.web.audience import QUEUE, Audience, Audiences
 from mvrefresh.web.errors import documented
 from mvrefresh.web.message import Message, message
-from mvrefresh.web.origin import is_same_origin
+from mvrefresh.web.origin import checked, is_same_origin
 from mvrefresh.web.route import Route
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def events_router(
     """
     if queue < 1 or heartbeat <= 0:
         raise ConfigurationError(f"queue={queue}, heartbeat={heartbeat}: they must be more than 0")
+    origins = checked(origins)
     router = APIRouter(route_class=Route, dependencies=list(dependencies))
     audiences = Audiences(feed, queue=queue)
 
@@ -94,7 +95,7 @@ def events_router(
 
         dropped = await _serve(audiences.here(), cursor, send, _hung_up(socket), heartbeat)
         if dropped is not None:
-            with suppress(TimeoutError, RuntimeError):
+            with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
                 async with asyncio.timeout(_FAREWELL):
                     await socket.close(TRY_AGAIN_LATER, dropped)
 

@@ -11,7 +11,8 @@ proxy that changes `Host`, too. Over plain HTTP and from old browsers it does no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException
@@ -21,6 +22,9 @@ from mvrefresh.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d+)?")
+"""As a browser sends it: in small letters, and the usual port left out."""
 
 
 def is_same_origin(connection: HTTPConnection, allowed: Collection[str] = ()) -> bool:
@@ -37,7 +41,11 @@ def is_same_origin(connection: HTTPConnection, allowed: Collection[str] = ()) ->
         return site in ("same-origin", "none")  # none: the user's own doing, not a page's
     if origin is None:
         return True
-    return urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() != ""
+    try:
+        asks = urlsplit(origin).netloc
+    except ValueError:  # no origin that a browser sends
+        return False
+    return asks.lower() == connection.headers.get("host", "").lower() != ""
 
 
 async def same_origin(connection: HTTPConnection) -> None:
@@ -54,18 +62,26 @@ def only_from(allowed: Collection[str]) -> Any:
     Raises:
         ConfigurationError: One that is allowed is no origin.
     """
-    origins = (allowed,) if isinstance(allowed, str) else tuple(allowed)
-    for origin in origins:
-        parts = urlsplit(origin)
-        if isinstance(allowed, str) or origin != f"{parts.scheme}://{parts.netloc}".lower():
-            raise ConfigurationError(
-                f"origins= takes origins as ['https://admin.example.org'], not {origin!r}"
-            )
+    origins = checked(allowed)
 
     async def check(connection: HTTPConnection) -> None:
         _refuse_others(connection, origins)
 
     return Depends(check)
+
+
+def checked(origins: Collection[str]) -> frozenset[str]:
+    """Origins as a host gives them.
+
+    Raises:
+        ConfigurationError: One is none.
+    """
+    for origin in (origins,) if isinstance(origins, str) else origins:
+        if isinstance(origins, str) or not _ORIGIN.fullmatch(origin):
+            raise ConfigurationError(
+                f"origins= takes a list of origins, ['https://admin.example.org'], not {origin!r}"
+            )
+    return frozenset(origins)
 
 
 def _refuse_others(connection: HTTPConnection, allowed: Collection[str]) -> None:

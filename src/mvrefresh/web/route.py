@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from mvrefresh.web.errors import EXPECTED, answer_to
 from mvrefresh.web.responses import answer
@@ -44,6 +45,8 @@ class Route(APIRoute):
                 return await handle(request)
             except EXPECTED as error:
                 return answer_to(error)
+            except ClientDisconnect:  # in the middle of what it had to say
+                return answer({"detail": "the client has gone"}, 400)
             except asyncio.CancelledError as error:
                 if _STOPS not in str(error):
                     raise

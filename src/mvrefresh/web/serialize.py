@@ -67,7 +67,8 @@ def _enveloped(message: object) -> object:
 
 
 def _failed(message: object, error: Exception) -> bytes:
-    name = message.event if isinstance(message, News) else _name(type(message))
+    kind = type(message)  # and not isinstance: it may be hostile
+    name = _said(lambda: getattr(message, "event", "")) if kind is News else _name(kind)
     # orjson says that its default failed; why is in the cause.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     return orjson.dumps(

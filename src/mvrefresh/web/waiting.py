@@ -169,7 +169,7 @@ class Waiting:
     Args:
         resolver: Whose look-ups are waited for.
         threads: For each of its two uses, at most.
-        patience: Seconds for a call.
+        patience: Seconds for a call; by default `PATIENCE`.
     """
 
     def __init__(
@@ -177,11 +177,11 @@ class Waiting:
         resolver: OptimizedHierarchyResolver | None = None,
         *,
         threads: int = THREADS,
-        patience: float = PATIENCE,
+        patience: float | None = None,
     ) -> None:
         self._resolver = resolver
         self._count = threads
-        self._patience = patience
+        self._patience = PATIENCE if patience is None else patience
         self._face: AsyncHierarchyResolver | None = None
         self._threads: Threads | None = None
 

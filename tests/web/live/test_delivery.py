@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, closing, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 
 import pytest
 from fastapi import FastAPI
@@ -12,7 +12,9 @@ from tests.web.live.conftest import SECONDS, Socket, served
 from websockets.exceptions import ConnectionClosed
 
 from mvrefresh import events
+from mvrefresh.web.delivery import Delivery
 from mvrefresh.web.events import events_router
+from mvrefresh.web.message import message
 
 name = ContextVar("name")  # without a default, as hosts have them
 
@@ -97,6 +99,39 @@ def test_nobody_waits_for_another(feed, bus):
             loop.call_soon_threadsafe(gate.set)
             assert tiers(clients[whose], 10) == expected
     assert len(gates) == 2
+
+
+def test_who_has_much_to_catch_up_with_does_not_hold_the_loop():
+    class Reader:
+        context, sender = copy_context(), None
+
+        def __init__(self):
+            self.left, self.ended = 100, asyncio.Event()
+
+        def next(self):
+            self.left -= 1
+            return message("Heartbeat") if self.left >= 0 else None
+
+        async def send(self, _message):
+            pass
+
+        def rest(self, _since):
+            self.ended.set()
+
+        def end(self):
+            raise AssertionError
+
+    async def catch_up():
+        delivery, reader, turns = Delivery(), Reader(), 0
+        delivery.due.append(reader)
+        delivery.go()
+        async with asyncio.timeout(SECONDS):
+            while not reader.ended.is_set():
+                turns += 1
+                await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(catch_up()) >= 20
 
 
 def test_an_error_is_the_end_of_its_own_connection(feed, bus):

@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import wait
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import UUID
 
 import httpx
@@ -293,11 +294,44 @@ def test_a_lost_connection_is_told_and_nothing_is_missed(dsn, conn, feed, listen
         " AND query LIKE '%statement_timestamp%' AND pid <> pg_backend_pid()"
     )
     conn.execute(f"SELECT pg_terminate_backend(pid) FROM ({backend}) b")
-    assert "terminat" in listener.until("FeedLost")["data"]["why"]
+    # Where the database is, and what it says, is for the log.
+    assert listener.until("FeedLost")["data"] == {"why": "the database is not available"}
     run = elsewhere(dsn, "mv")
     listener.until("RefreshFinished", run_id=run)
     assert [m["event"] for m in listener.heard].count("FeedRestored") == 1
     assert listener.outcomes() == [(run, "mv")]
+
+
+def test_one_who_leaves_in_the_middle_of_what_he_missed_is_not_written_to(
+    conn, feed, address, caplog
+):
+    conn.execute(
+        "INSERT INTO mvrefresh.refresh_metrics"
+        " (view_name, refresh_duration_ms, success, created_at, run_id)"
+        " SELECT 'mv', 1, true, now() - i * interval '20 s', gen_random_uuid()"
+        "   FROM generate_series(1, 1500) i"
+    )
+    with closing(socket.create_connection(address.split(":"))) as client:
+        client.settimeout(SECONDS)
+        client.sendall(b"GET /api/refresh/events?since=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+        while b"data: " not in client.recv(4096):
+            pass
+    wait_until(lambda: feed.state == "off")
+    assert "socket.send() raised" not in caplog.text
+
+
+def test_a_feed_that_could_not_begin_begins_for_the_next(address, feed, socket_of, monkeypatch):
+    def exhausted():
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mvrefresh.fleet.feed.socket", SimpleNamespace(socketpair=exhausted))
+        client = socket_of(address)
+        with pytest.raises(ConnectionClosed):
+            client.next()
+        assert feed.state == "off"
+    for _ in range(2):
+        socket_of(address).until("Joined")
 
 
 def test_a_slow_client_is_dropped_and_the_others_hear_all(feed, bus, caplog):

@@ -87,11 +87,11 @@ def dashboard_router(
         },
     )
     async def dashboard_data() -> Response:
+        """Views, their runs, the tiers of the cache, and the fleet."""
         nonlocal shared
         loop = asyncio.get_running_loop()
         if shared is None or shared.done() or shared.get_loop() is not loop:
             shared = loop.create_task(look())
-        """Views, their runs, the tiers of the cache, and the fleet."""
         body = await asyncio.shield(shared)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
