@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect
@@ -93,7 +94,7 @@ def events_router(
         def send(message: Message) -> Coroutine[Any, Any, None]:
             return socket.send_text(message.text)
 
-        dropped = await _serve(audiences.here(), cursor, send, _hung_up(socket), heartbeat)
+        dropped = await _serve(audiences.here(), cursor, send, partial(_hung_up, socket), heartbeat)
         if dropped is not None:
             with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
                 async with asyncio.timeout(_FAREWELL):
@@ -137,12 +138,12 @@ async def _serve(
     audience: Audience,
     cursor: Cursor | None,
     send: Callable[[Message], Coroutine[Any, Any, None]],
-    gone: Coroutine[Any, Any, None],
+    gone: Callable[[], Coroutine[Any, Any, None]],
     heartbeat: float,
 ) -> str | None:
     """Send until the client goes or is dropped; the reason, if it is dropped."""
     client = audience.join(send, cursor, heartbeat)
-    hung_up = asyncio.create_task(gone)
+    hung_up = asyncio.create_task(gone())
     try:
         ends: set[asyncio.Future[Any]] = {hung_up, client.over}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -199,9 +200,7 @@ class _Stream(Response):
         }
         await send(start)
         await put(b": here is what happens\n\n")
-        reason = await _serve(
-            self._audience, self._cursor, send_message, hung_up(), self._heartbeat
-        )
+        reason = await _serve(self._audience, self._cursor, send_message, hung_up, self._heartbeat)
         if reason is not None:
             with suppress(TimeoutError, OSError):
                 async with asyncio.timeout(_FAREWELL):
