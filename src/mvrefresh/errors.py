@@ -98,7 +98,8 @@ class UnknownEntity(MvrefreshError, LookupError):
 
     def __init__(self, entity_id: object) -> None:
         self.entity_id = entity_id
-        super().__init__(f"there is no entity {entity_id!r:.200}")
+        shown = repr(entity_id) if isinstance(entity_id, str) else str(entity_id)
+        super().__init__(f"there is no entity {shown:.200}")
 
 
 class ContentTooOld(MvrefreshError):

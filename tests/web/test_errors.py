@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import psycopg
 import pytest
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +33,7 @@ def test_every_row_is_the_first_that_fits_its_own_error(kind):
         (errors.UnknownView("there is no view x"), 404, "there is no view x"),
         (errors.AmbiguousView("two have it"), 404, "two have it"),
         (errors.UnknownEntity(5), 404, "there is no entity 5"),
+        (errors.UnknownEntity(UUID(int=5)), 404, f"there is no entity {UUID(int=5)}"),
         (errors.NotRunning("it stops"), 409, "Automated refresh service is not running"),
         (errors.ConfigurationError("limit=0 is no limit"), 422, "limit=0 is no limit"),
         (errors.RefreshTimeout("not done within 1 s"), 504, "not done within 1 s"),

@@ -103,6 +103,28 @@ def test_a_redis_that_does_not_answer_degrades(database):
     assert "secret" not in str(document)
 
 
+def test_a_redis_that_hangs_degrades_and_is_not_asked_again(database, monkeypatch):
+    monkeypatch.setattr("mvrefresh.web.health.REDIS_PATIENCE", 0.05)
+    go_on = threading.Event()
+
+    class Hanging:
+        asked = 0
+
+        def ping(self):
+            self.asked += 1
+            assert go_on.wait(PATIENCE)
+
+    watch = HealthWatch(database, redis=Hanging())
+    for _ in range(3):
+        checks = watch.look().checks
+        assert checks["redis"].status == "degraded"
+        assert checks["database"].status == "healthy"
+    assert watch._redis.asked == 1
+    go_on.set()
+    watch._ping.result(PATIENCE)
+    assert watch.look().checks["redis"].status == "healthy"
+
+
 def test_a_listener_that_cannot_connect_degrades(database, resolver):
     class Deaf:
         def cache_metrics(self):

@@ -158,6 +158,21 @@ def test_who_is_not_there_and_what_is_no_id(resolver, what):
     assert word.json() == {"detail": "'x' is no id"}
 
 
+def test_an_error_is_no_longer_than_it_needs_to_be(resolver):
+    app = app_of(refresh_router(resolver))
+    status, document = ask(app, "POST", f"{ENTITIES}/ancestors:batch", json={"ids": ["x"] * 9000})
+    assert status == 422
+    assert len(document["detail"]) < 1100
+
+
+def test_a_batch_of_many_is_as_one_of_few(resolver, monkeypatch):
+    app, ids = app_of(refresh_router(resolver)), {"ids": [3, 1, 99, 3, 2]}
+    few = ask(app, "POST", f"{ENTITIES}/ancestors:batch", json=ids)
+    monkeypatch.setattr("mvrefresh.web.hierarchy.MANY", 0)
+    assert ask(app, "POST", f"{ENTITIES}/ancestors:batch", json=ids) == few
+    assert few[1]["unknown"] == [99]
+
+
 @pytest.mark.parametrize(
     ("column", "id_type", "ids"),
     [

@@ -84,6 +84,20 @@ def test_a_service_runs_as_long_as_the_app(database, service_on):
         assert not service.running
 
 
+def test_a_database_that_a_lifespan_has_closed_starts_no_second_one(dsn):
+    database = Database(dsn)
+    app = FastAPI(lifespan=lifespan(database))
+
+    async def twice():
+        async with app.router.lifespan_context(app):
+            assert not database.closed
+        with pytest.raises(errors.ConfigurationError, match="for each start anew"):
+            async with app.router.lifespan_context(app):
+                pass
+
+    asyncio.run(twice())
+
+
 def test_a_router_may_be_started_again(resolver):
     app = FastAPI()
     app.include_router(refresh_router(resolver), prefix=ENTITIES)

@@ -282,7 +282,13 @@ class HierarchyReader:
                 f"{said}: column {self._source.path} has to be of type ltree, and the extension in "
                 f"schema {schema}; else say HierarchySource(ltree_schema=...)"
             )
-        return f"these ids are not of the type of column {self._source.id}: {what!r:.200} ({said})"
+        ids, place = what, ""
+        if isinstance(what, dict):
+            ids = what["id"]
+            if what["after_path"] is not None:
+                place = f", or after= is no place of this table: {what['after_path']!r:.200}"
+        kind = f"these ids are not of the type of column {self._source.id}: {ids!r:.200}"
+        return f"{kind}{place} ({said})"
 
 
 def _lineage(row: tuple[Any, ...]) -> Lineage:

@@ -263,6 +263,11 @@ class Database:
         if self.replica is not None:
             self.replica.sever(crew)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: it lends no direct connection any more."""
+        return self._direct.closed
+
     def close(self) -> None:
         """Close what this object opened; the host's pool stays open. Twice is once."""
         self._direct.close()

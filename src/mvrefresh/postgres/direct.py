@@ -75,6 +75,11 @@ class DirectConnections:
         self._lock = Lock()
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether it lends no more."""
+        return self._closed
+
     @contextmanager
     def lend(self, *, fresh: bool = False) -> Iterator[AnyConnection]:
         """A connection for the length of the block; a kept one unless it must be fresh.

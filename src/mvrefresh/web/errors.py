@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mvrefresh")
 
+MOST_WORDS: Final = 1_000  # letters: a request of megabytes may be wrong in each of its items
 AWAY: Final = "the database is not available"
 NOT_INSTALLED: Final = (
     "the library's tables are not installed, or not of this version: mvrefresh schema --apply"
@@ -91,6 +92,8 @@ def answer_to(error: BaseException) -> Response:
         log.warning("a request was answered by %d: %s", status, error)
     if detail is None:
         detail = error.what if isinstance(error, errors.MvrefreshError) else _invalid(error)
+    if len(detail) > MOST_WORDS:
+        detail = f"{detail[:MOST_WORDS]}..."
     return answer({"detail": detail}, status)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EVERY: Final = 30.0
 PATIENCE: Final = 10.0
+REDIS_PATIENCE: Final = 3.0
 _FIRST: Final = 2.0  # seconds that a request waits for the first look of all
 
 _OF_THE_SERVICE: Final = ("service", "overdue", "suspended", "unknown")
@@ -63,6 +64,7 @@ class HealthWatch:
         self._found: ServiceHealth | None = None
         self._first = asyncio.Event()
         self._bell = asyncio.Event()
+        self._ping: Future[Any] | None = None
         self._heard = ExitStack()
         self._hears = False
         self._task: asyncio.Task[None] | None = None
@@ -165,8 +167,11 @@ class HealthWatch:
 
     def _look_at_redis(self) -> Check:
         if self._redis is not None:
+            # On a thread of its own: a client without a timeout is not to accuse the database.
+            if self._ping is None or self._ping.done():
+                self._ping = on_a_thread("mvrefresh-health-redis", self._redis.ping)
             try:
-                self._redis.ping()
+                self._ping.result(REDIS_PATIENCE)
             except Exception as error:  # noqa: BLE001 - whatever a client of the host's raises
                 return Check("degraded", f"Redis does not answer: {type(error).__name__}")
         figures = self._figures("l2_cache")

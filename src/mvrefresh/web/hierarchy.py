@@ -22,7 +22,7 @@ from mvrefresh.web.models import MOST_IDS, Ancestors, Batch, Counts, Descendants
 from mvrefresh.web.responses import Bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pydantic import BaseModel
 
@@ -34,6 +34,7 @@ TIER: Final = b"x-mvrefresh-tier"
 AGE: Final = b"x-mvrefresh-age"
 PAGE: Final = 1_000
 MOST: Final = 10_000
+MANY: Final = 1_000  # entities that are written at once
 
 _BEYOND: Final = 2**63  # no column has such an id, and orjson does not write it
 _MEMORY: Final = (TIER, b"l1")
@@ -247,15 +248,24 @@ def _add_batch(
         if missing:
             found |= await waiting.face.ancestors_many(missing)
             tier = _slowest(resolver.origin("ancestors", key) for key in missing if key in found)
-        there = [key for key in ids if key in found] if missing else ids
-        chains = nodes_of_many([found[key] for key in there])
-        document = {
-            "entities": [
-                {"id": key, "ancestors": chain} for key, chain in zip(there, chains, strict=True)
-            ],
-            "unknown": [key for key in missing if key not in found],
-        }
-        return written(document, tier, resolver.age_seconds)
+        unknown = [key for key in missing if key not in found]
+        age = resolver.age_seconds
+        if len(found) > MANY:  # it is not to hold the event loop
+            return await waiting.call(_batch, ids, found, unknown, tier, age)
+        return _batch(ids, found, unknown, tier, age)
+
+
+def _batch(
+    ids: Sequence[Any],
+    found: Mapping[Any, Chain],
+    unknown: Sequence[Any],
+    tier: str | None,
+    age: float | None,
+) -> Bytes:
+    there = [key for key in ids if key in found] if unknown else ids
+    chains = nodes_of_many([found[key] for key in there])
+    entities = [{"id": key, "ancestors": chain} for key, chain in zip(there, chains, strict=True)]
+    return written({"entities": entities, "unknown": unknown}, tier, age)
 
 
 def _slowest(tiers: Iterable[str | None]) -> str:

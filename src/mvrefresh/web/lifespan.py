@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mvrefresh.errors import ConfigurationError
+from mvrefresh.postgres.database import Database
 from mvrefresh.web.waiting import on_a_thread
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def lifespan(
         stop_timeout: Seconds after which a refresh that still runs is cancelled in the server.
 
     Raises:
-        ConfigurationError: One of them can neither be stopped nor be closed.
+        ConfigurationError: One of them can neither be stopped nor be closed; at the start, the
+            database is closed: an application is started once.
     """
     for each in resources:
         if not _has(each, "start", "stop") and not _has(each, "close"):
@@ -42,6 +44,12 @@ def lifespan(
 
     @asynccontextmanager
     async def span(_app: Any) -> AsyncIterator[None]:
+        for each in resources:
+            if isinstance(each, Database) and each.closed:
+                raise ConfigurationError(
+                    f"{each!r:.200} is closed, as at the end of every lifespan: make it in the"
+                    " function that makes the application, for each start anew"
+                )
         async with AsyncExitStack() as stack:
             for each in resources:
                 if _has(each, "start", "stop"):
