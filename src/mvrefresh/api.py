@@ -165,7 +165,7 @@ def refresh_due(
         run_id=uuid4(),
         outcomes=tuple(outcomes),
         started_at=started_at,
-        duration_ms=(monotonic() - started) * 1000,
+        duration_ms=round((monotonic() - started) * 1000, 3),
     )
 
 
