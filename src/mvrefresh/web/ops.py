@@ -89,16 +89,20 @@ def ops_router(
         503: {"model": Health, "description": "Unhealthy"}
     }
 
+    # Whoever watches from outside may ask by HEAD; the server leaves out the body.
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", response_model=Health, responses=unhealthy, tags=["operations"])
     async def health() -> Response:
         """How the process is, by the last look in the background; 503 when it is unhealthy."""
         return _shown(await watch.latest())
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", response_model=Health, responses=unhealthy, tags=["operations"])
     async def ready() -> Response:
         """Whether it can serve: as `/health`, for a load balancer."""
         return _shown(await watch.latest())
 
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Alive, tags=["operations"])
     async def live() -> Response:
         """Whether the process answers: no database that is away is a reason to restart it."""

@@ -216,6 +216,15 @@ def test_the_page_may_do_no_more_than_it_needs(host):
     assert httpx.get(f"http://{host}/api/refresh/dashboard", headers=etag).status_code == 304
 
 
+def test_head_is_answered_as_get_without_a_body(host):
+    """By a real server: that one leaves out the body."""
+    url = f"http://{host}/api/refresh/dashboard"
+    head, get = httpx.head(url), httpx.get(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert len(get.content) == int(head.headers["content-length"])
+    assert head.headers["etag"] == get.headers["etag"]
+
+
 def test_attributes_cannot_be_left():
     page = make_page(title="t", read_only=False, urls={"data": '"><script>alert(1)</script>'})
     assert b"<script>alert" not in page.body
