@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 
 from mvrefresh.errors import DatabaseUnavailable
+from mvrefresh.expected import DATABASE, expect
 from mvrefresh.postgres.catalog import naming_the_kind, read_catalog
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.plan import make_plan
@@ -56,6 +57,7 @@ def plan(
         UnknownView: No such materialized view; NotAMaterializedView: it is something else.
         DatabaseUnavailable: The database cannot be reached.
     """
+    expect(database, DATABASE, "plan(database, views), refresh(database, views)", "dedicated")
     with unavailable_when_lost(psycopg.Error), database.dedicated() as connection:
         graph = read_catalog(connection)
         with naming_the_kind(connection):
@@ -136,6 +138,7 @@ def refresh_due(
         SchemaMissing: The library's tables are not installed. Nothing was touched.
         DatabaseUnavailable: The database cannot be reached.
     """
+    expect(database, DATABASE, "refresh_due(database, views)")
     outcomes: list[RefreshOutcome] = []
     started_at, started = datetime.now(UTC), monotonic()
     runner = Runner(database, metrics=metrics, policy=policy, events=events)
@@ -162,7 +165,7 @@ def refresh_due(
         run_id=uuid4(),
         outcomes=tuple(outcomes),
         started_at=started_at,
-        duration_ms=(monotonic() - started) * 1000,
+        duration_ms=round((monotonic() - started) * 1000, 3),
     )
 
 

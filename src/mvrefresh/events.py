@@ -268,7 +268,8 @@ def _log_service_event(event: Event) -> None:
             logger.info("%s: resumed", event.view)
         case HealthChanged():
             level = logging.INFO if event.after == "healthy" else logging.WARNING
-            logger.log(level, "the service is %s: %s", event.after, event.detail)
+            why = f": {event.detail}" if event.detail else ""
+            logger.log(level, "the service is %s%s", event.after, why)
         case TierDegraded():
             logger.warning("%s is gone round: %s", event.tier, event.why)
         case TierRecovered():

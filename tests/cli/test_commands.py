@@ -129,6 +129,31 @@ def test_status_is_well(mvrefresh, installed):
     assert result.stdout.endswith("All is well.\n")
 
 
+def test_status_says_what_is_suspended(mvrefresh, json_of, conn, installed):
+    mvrefresh("refresh")
+    conn.execute(
+        "INSERT INTO mvrefresh.schedule"
+        " (view, last_started_at, slot, schedule, failures, suspended_at) VALUES"
+        " ('good'::regclass, now(), now(), 'every 60 s', 5, now()),"
+        " ('reader'::regclass, now(), now(), 'every 60 s', 0, NULL),"
+        " ('plain'::regclass, now(), now(), 'every 60 s', 2, NULL)"
+    )
+    document = json_of("status", exit_code=1)
+    assert document["problems"] == [
+        "good is suspended, since good failed 5 times",
+        "reader is suspended, since good failed 5 times",
+    ]
+    of = {view["view"]: view for view in document["views"]}
+    assert {name: view["suspended_because"] for name, view in of.items()} == {
+        "good": "good",
+        "plain": None,
+        "reader": "good",
+    }
+    assert ISO.fullmatch(of["good"]["suspended_at"])
+    assert [of[name]["failures"] for name in ("good", "plain", "reader")] == [5, 2, 0]
+    assert "good is suspended, since good failed 5 times" in mvrefresh("status").stdout
+
+
 def test_status_json(json_of, installed):
     json_of("refresh", "good")
     document = json_of("status", exit_code=1)

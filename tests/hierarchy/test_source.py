@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from psycopg.errors import DuplicateTable
 
 import mvrefresh
 from mvrefresh import Database, HierarchySource, Schema, ViewName
@@ -359,6 +360,22 @@ class TestRefused:
         with pytest.raises(Exception, match="already exists"):
             HierarchySource(ancestors_view="other").create(conn)
         assert conn.execute("SELECT to_regclass('other')").fetchone() == (None,)
+
+    def test_views_that_are_there(self, conn):
+        conn.execute("CREATE TABLE entities (id int, path ltree, name text, entity_type text)")
+        conn.execute("CREATE VIEW mv_descendant_counts AS SELECT 1")
+        there = 'relation "mv_descendant_counts" already exists: drop.connection. first, or leave'
+        with pytest.raises(ConfigurationError, match=there) as raised:
+            HierarchySource().create(conn)
+        assert isinstance(raised.value.__cause__, DuplicateTable)
+        row = conn.execute("SELECT to_regclass('mv_entity_ancestors')").fetchone()
+        assert row == (None,)  # all or none
+        conn.execute("DROP VIEW mv_descendant_counts")
+        HierarchySource().create(conn)
+        with pytest.raises(ConfigurationError, match='"mv_entity_ancestors" already exists'):
+            HierarchySource().create(conn)
+        HierarchySource().drop(conn)
+        HierarchySource().create(conn)
 
     @pytest.mark.parametrize(
         "wrong",

@@ -243,6 +243,8 @@ class TestDefinitions:
             "mv": "succeeded",
         }
         assert "bad was not refreshed" in str(report["reader"].error)
+        durations = [report.duration_ms, *(outcome.duration_ms for outcome in report)]
+        assert durations == [round(duration, 3) for duration in durations]
         assert sorted((view, status) for view, status, *_ in history()) == sorted(statuses.items())
 
     def test_hostile_names(self, database, conn):

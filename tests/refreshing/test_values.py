@@ -10,7 +10,7 @@ import pytest
 
 from mvrefresh import EventBus, RefreshOutcome, RefreshPolicy, RefreshReport, Status
 from mvrefresh.errors import ConfigurationError, DefinitionFailed, UpstreamFailed
-from mvrefresh.events import RefreshFinished
+from mvrefresh.events import HealthChanged, RefreshFinished
 
 RUN = uuid4()
 
@@ -86,6 +86,19 @@ def test_failures_are_raised_on_demand():
 def test_a_policy_that_cannot_be_meant_is_refused_with_its_name(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         RefreshPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("after", "detail", "line"),
+    [
+        ("healthy", "", "the service is healthy"),
+        ("degraded", "suspended: mv", "the service is degraded: suspended: mv"),
+    ],
+)
+def test_a_change_of_health_is_logged_with_its_reason_if_there_is_one(after, detail, line, caplog):
+    with caplog.at_level(logging.INFO, "mvrefresh"):
+        EventBus().publish(HealthChanged("unhealthy", after, detail))
+    assert caplog.messages == [line]
 
 
 def test_a_callback_that_raises_costs_nobody_else_the_event(caplog):

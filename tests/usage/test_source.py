@@ -156,6 +156,17 @@ def test_what_cannot_be_meant_is_refused(wrong):
         UsageSource(**wrong)
 
 
+def test_what_is_there_is_not_created_again(conn):
+    source = UsageSource()
+    source.create_events(conn)
+    with pytest.raises(ConfigurationError, match='events" already exists: leave it, or DROP TABLE'):
+        source.create_events(conn)
+    source.create(conn)
+    there = 'relation "archon_mcp_usage_hourly" already exists: drop.connection. first, or leave it'
+    with pytest.raises(ConfigurationError, match=there):
+        source.create(conn)
+
+
 def test_a_missing_column_is_named_before_anything_is_touched(conn):
     conn.execute("CREATE TABLE archon_mcp_usage_events (ts timestamp, success boolean)")
     with pytest.raises(ConfigurationError, match="tool_category, tool_name, duration_ms"):

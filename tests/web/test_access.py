@@ -37,6 +37,9 @@ def host(resolver, service, database, where):
     return app
 
 
+HEADS = ("/health", "/health/ready", "/health/live", f"{ENTITIES}/refresh/dashboard")
+
+
 @pytest.mark.parametrize("where", ["router", "inclusion", "app"])
 def test_every_route_asks_the_host(resolver, database, service_on, where):
     app = host(resolver, service_on("mv"), database, where)
@@ -48,6 +51,8 @@ def test_every_route_asks_the_host(resolver, database, service_on, where):
             answer = await client.request(method, path.replace("{id}", "3"))
             assert answer.status_code == 401, (method, path)
             assert answer.json() == {"detail": "who are you?"}
+        for path in HEADS:
+            assert (await client.head(path)).status_code == 401, path
         answer = await client.get(f"{ENTITIES}/3/ancestors", headers={"x-key": "right"})
         assert answer.status_code == 200
         assert answer.headers["x-mvrefresh-tier"] == "l4"

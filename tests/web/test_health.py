@@ -40,6 +40,28 @@ def test_all_is_well(database, resolver, service_on, path):
     assert {check["status"] for check in document["checks"].values()} == {"healthy"}
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
+def test_head_is_answered_as_get_without_a_body(database, path):
+    app = host(database)
+
+    async def talk(client):
+        head, get = await client.head(path), await client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers == get.headers
+
+    visit(app, talk)
+    assert all(list(ways) == ["get"] for ways in app.openapi()["paths"].values())
+
+
+def test_head_says_that_it_is_unhealthy():
+    with Database("host=127.0.0.1 port=1 dbname=x connect_timeout=2", timeout=1) as database:
+
+        async def talk(client):
+            assert (await client.head("/health")).status_code == 503
+
+        visit(host(database), talk)
+
+
 def test_with_a_database_alone(database):
     assert found(host(database))["status"] == "healthy"
 

@@ -192,7 +192,8 @@ def status_document(sight: Sight) -> dict[str, Any]:
     Keys: `healthy`, `problems` (in words), `checked_at` (by the database's clock), `database`
     (the fields of `DatabaseHealth`), `schema` (`schema_document`), `views` [`view_document`, and
     `changed_by_others`, `refresh_no`, `content_token`, `content_as_of`, `age_seconds`,
-    `last_status`, `last_refresh_at`, `last_duration_ms`, `last_strategy`, `last_error`].
+    `failures`, `suspended_at`, `suspended_because` (as `watch` has them), `last_status`,
+    `last_refresh_at`, `last_duration_ms`, `last_strategy`, `last_error`].
     """
     labels = {view.oid: view.label for view in sight.graph}
     problems = sight.problems()
@@ -208,12 +209,16 @@ def status_document(sight: Sight) -> dict[str, Any]:
 
 def _freshness(sight: Sight, view: MaterializedView) -> dict[str, Any]:
     state, record = sight.states.get(view.oid), sight.last.get(view.label)
+    slot = sight.slots.get(view.oid)
     return {
         "changed_by_others": view.oid in sight.changed_by_others,
         "refresh_no": state.refresh_no if state else None,
         "content_token": state.content_token if state else None,
         "content_as_of": state.content_as_of if state else None,
         "age_seconds": sight.age_seconds(view),
+        "failures": slot.failures if slot else 0,
+        "suspended_at": slot.suspended_at if slot else None,
+        "suspended_because": sight.suspended_because(view),
         "last_status": record.status if record else None,
         "last_refresh_at": record.created_at if record else None,
         "last_duration_ms": record.refresh_duration_ms if record else None,

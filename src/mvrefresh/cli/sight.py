@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from mvrefresh.cli.wording import plural
 from mvrefresh.errors import DatabaseUnavailable
 from mvrefresh.metrics.postgres import PostgresMetricsStore
 from mvrefresh.postgres.catalog import read_catalog
+from mvrefresh.postgres.slots import read_tick
 from mvrefresh.postgres.state import ViewState, read_states
+from mvrefresh.refreshing.due import decide
+from mvrefresh.refreshing.schedule import Every
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from mvrefresh.metrics.store import RefreshRecord
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from mvrefresh.postgres.direct import AnyConnection
     from mvrefresh.postgres.health import DatabaseHealth
     from mvrefresh.postgres.schema import Schema
+    from mvrefresh.refreshing.due import Slot
     from mvrefresh.refreshing.graph import ViewGraph
     from mvrefresh.refreshing.view import MaterializedView
 
@@ -65,6 +71,8 @@ class Sight:
         changed_by_others: Oids of those that it was not: somebody else has refreshed or altered
             them since, and their state rows speak of content that is gone.
         last: The newest record of each view, by label.
+        slots: What the schedules know of a view, by oid.
+        suspended: Views that schedules leave alone, and because of which: itself, or one it reads.
     """
 
     health: DatabaseHealth
@@ -75,6 +83,8 @@ class Sight:
     states: dict[int, ViewState]
     changed_by_others: frozenset[int]
     last: dict[str, RefreshRecord]
+    slots: Mapping[int, Slot]
+    suspended: Mapping[int, int]
 
     def age_seconds(self, view: MaterializedView) -> float | None:
         """How old a view's content is; None where nobody noted it."""
@@ -95,11 +105,23 @@ class Sight:
                 found.append(f"{view.label} is not populated: whoever reads it gets an error")
             if not view.permitted:
                 found.append(f"{view.label} may not be refreshed by this role")
+            if view.oid in self.suspended:
+                found.append(self._suspension_of(view))
             record = self.last.get(view.label)
             if record is not None and record.success is False:
                 why = " ".join((record.error_message or view.label).split())
                 found.append(f"last refresh {record.status}: {why}")
         return found
+
+    def suspended_because(self, view: MaterializedView) -> str | None:
+        """The view for whose sake schedules leave one alone; None: they do not."""
+        because = self.suspended.get(view.oid)
+        return None if because is None else self.graph[because].label
+
+    def _suspension_of(self, view: MaterializedView) -> str:
+        failures = self.slots[self.suspended[view.oid]].failures
+        why = f", since {self.suspended_because(view)} failed {plural(failures, 'time')}"
+        return f"{view.label} is suspended{why if failures else ''}"
 
 
 def look(database: Database) -> Sight:
@@ -115,6 +137,7 @@ def look(database: Database) -> Sight:
         states = read_states(connection, database.schema) if usable else {}
         others = _changed_by_others(connection, database.schema) if usable else frozenset()
         states = {oid: state for oid, state in states.items() if oid not in others}
+        slots = read_tick(connection, database.schema).rows if usable else {}
         clock = connection.execute("SELECT clock_timestamp()").fetchone()
         info = connection.info
         where = f"{info.dbname} at {info.host}:{info.port}"
@@ -125,7 +148,22 @@ def look(database: Database) -> Sight:
             last[view.label] = record
     if clock is None:
         raise DatabaseUnavailable("the database did not tell the time")
-    return Sight(database.health(), where, clock[0], schema, graph, states, others, last)
+    upstream = {view.oid: frozenset(graph.upstream([view.oid])) for view in graph}
+    known = {oid: slot for oid, slot in slots.items() if oid in graph}
+    # Whether a view is suspended is the same by every schedule.
+    suspended = decide(known, dict.fromkeys(known, Every()), upstream, clock[0]).suspended
+    return Sight(
+        health=database.health(),
+        where=where,
+        now=clock[0],
+        schema=schema,
+        graph=graph,
+        states=states,
+        changed_by_others=others,
+        last=last,
+        slots=known,
+        suspended=suspended,
+    )
 
 
 # Whoever writes a view's row of pg_class without the library leaves the state row behind.

@@ -12,6 +12,7 @@ from mvrefresh import api
 from mvrefresh.cache.tier import MISSING, Missing
 from mvrefresh.errors import ConfigurationError, ContentTooOld, UnknownEntity
 from mvrefresh.events import EventBus
+from mvrefresh.expected import DATABASE, expect
 from mvrefresh.hierarchy.node import Answer, HierarchyNode
 from mvrefresh.hierarchy.source import HierarchySource
 from mvrefresh.hierarchy.tiers import HierarchyTiers, Settings
@@ -106,6 +107,7 @@ class OptimizedHierarchyResolver:
         policy: RefreshPolicy | None = None,
     ) -> None:
         resident = (RESIDENT if cache is None else 0) if resident is None else resident
+        expect(database, DATABASE, "OptimizedHierarchyResolver(database, source)")
         _check_settings(stale, blind, resident, watch=watch)
         self._database = database
         self._source = source or HierarchySource()

@@ -157,7 +157,8 @@ class HierarchySource:
         """Create the views, all or none.
 
         Raises:
-            ConfigurationError: Extension, table or column is missing. Nothing was touched.
+            ConfigurationError: Extension, table or column is missing, or a view of that name is
+                there already. Nothing was touched.
         """
         row = (
             connection.cursor(row_factory=tuple_row)

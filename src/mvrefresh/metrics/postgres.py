@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row, tuple_row
 
-from mvrefresh.metrics.store import MetricsSummary, RefreshRecord, check_filters, check_purge
+from mvrefresh.metrics.store import (
+    MetricsSummary,
+    RefreshRecord,
+    check_filters,
+    check_purge,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +104,7 @@ class PostgresMetricsStore:
         with self._connection(None) as used:
             cursor = used.cursor(row_factory=class_row(MetricsSummary))
             found = cursor.execute(query, _filters(view_name, since)).fetchone()
-        return found or MetricsSummary()
+        return rounded(found or MetricsSummary())
 
     def purge(
         self, *, older_than: timedelta | None = None, keep_per_view: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mvrefresh.errors import ConfigurationError
@@ -57,7 +57,8 @@ class MetricsSummary:
     Attributes:
         success_rate: 0 to 100.
         average_duration_ms, p50_duration_ms, ...: Milliseconds over runs that ran, failed ones
-            too. Percentiles interpolate between neighbours, as PostgreSQL's `percentile_cont`.
+            too, with three digits. Percentiles interpolate between neighbours, as PostgreSQL's
+            `percentile_cont`.
     """
 
     total_count: int = 0
@@ -165,7 +166,7 @@ def summarize(records: Iterable[RefreshRecord]) -> MetricsSummary:
         return MetricsSummary()
     successes = sum(1 for record in ran if record.success)
     durations = sorted(record.refresh_duration_ms for record in ran)
-    return MetricsSummary(
+    summary = MetricsSummary(
         total_count=len(ran),
         success_count=successes,
         failure_count=len(ran) - successes,
@@ -176,4 +177,22 @@ def summarize(records: Iterable[RefreshRecord]) -> MetricsSummary:
         p99_duration_ms=percentile_cont(durations, 0.99),
         min_duration_ms=durations[0],
         max_duration_ms=durations[-1],
+    )
+    return rounded(summary)
+
+
+def rounded(summary: MetricsSummary) -> MetricsSummary:
+    """To microseconds: the database's clock, by which refreshes are timed, has no more."""
+
+    def brief(milliseconds: float | None) -> float | None:
+        return None if milliseconds is None else round(milliseconds, 3)
+
+    return replace(
+        summary,
+        average_duration_ms=brief(summary.average_duration_ms),
+        p50_duration_ms=brief(summary.p50_duration_ms),
+        p95_duration_ms=brief(summary.p95_duration_ms),
+        p99_duration_ms=brief(summary.p99_duration_ms),
+        min_duration_ms=brief(summary.min_duration_ms),
+        max_duration_ms=brief(summary.max_duration_ms),
     )

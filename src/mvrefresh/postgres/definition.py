@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
+from psycopg.errors import DuplicateTable
 from psycopg.rows import tuple_row
 
 from mvrefresh.errors import ConfigurationError
@@ -85,11 +86,28 @@ def script(parts: Iterable[sql.Composable], connection: Connection[Any] | None) 
     return "".join(f"{part.as_string(connection).strip()};\n" for part in parts)
 
 
-def create(connection: Connection[Any], parts: Iterable[sql.Composed]) -> None:
-    """Run statements in one transaction: all of them or none."""
-    with connection.transaction():
-        for part in parts:
-            connection.execute(part)
+def create(
+    connection: Connection[Any],
+    parts: Iterable[sql.Composed],
+    *,
+    if_there: str = "drop(connection) first, or leave it",
+) -> None:
+    """Run statements in one transaction: all of them or none.
+
+    Args:
+        connection: Where.
+        parts: The statements.
+        if_there: What to do about a relation that is there already.
+
+    Raises:
+        ConfigurationError: One is. Nothing was touched.
+    """
+    try:
+        with connection.transaction():
+            for part in parts:
+                connection.execute(part)
+    except DuplicateTable as error:
+        raise ConfigurationError(f"{error.diag.message_primary}: {if_there}") from error
 
 
 def drop(connection: Connection[Any], views: Sequence[ViewName]) -> None:

@@ -7,7 +7,7 @@ costs the scrape `timeout` seconds at most, and the figures that only it knows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.events import EventBus
+from mvrefresh.expected import DATABASE, RESOLVER, SERVICE, expect
 from mvrefresh.prometheus.families import FAMILIES, STATES, WATCH, Sheet, empty
 from mvrefresh.prometheus.glance import Glance
 from mvrefresh.prometheus.labels import Labels
@@ -24,7 +25,7 @@ from mvrefresh.prometheus.tally import RefreshTally
 from mvrefresh.service.health import GRACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
@@ -39,6 +40,8 @@ BUCKETS: Final = (
     1800.0, 3600.0,
 )  # fmt: skip
 """Upper bounds of the refresh durations, in seconds."""
+
+_WAY: Final = "MvrefreshCollector(database, service=service, resolvers=[resolver])"
 
 
 class MvrefreshCollector(Collector):
@@ -74,6 +77,9 @@ class MvrefreshCollector(Collector):
         buckets: Sequence[float] = BUCKETS,
         timeout: float = 2.0,
     ) -> None:
+        expect(database, DATABASE, _WAY)
+        if service is not None:
+            expect(service, SERVICE, _WAY, "views", "state", "events")
         if most_views < 0 or timeout <= 0:
             raise ConfigurationError(
                 f"most_views={most_views}, timeout={timeout}: give at least 0, and more than 0"
@@ -198,10 +204,17 @@ _BY_SCHEDULE: Final = frozenset(
 def _named(
     resolvers: Iterable[OptimizedHierarchyResolver] | Mapping[str, OptimizedHierarchyResolver],
 ) -> dict[str, OptimizedHierarchyResolver]:
+    if not isinstance(resolvers, Iterable):
+        raise ConfigurationError(
+            f"resolvers= takes a list of resolvers, not {type(resolvers).__name__}: write {_WAY}"
+        )
     if isinstance(resolvers, Mapping):
+        for resolver in resolvers.values():
+            expect(resolver, RESOLVER, _WAY, "cache_metrics", "events")
         return dict(resolvers)
     named: dict[str, OptimizedHierarchyResolver] = {}
     for resolver in resolvers:
+        expect(resolver, RESOLVER, _WAY, "cache_metrics", "events", "source")
         name = str(resolver.source.base_table)
         if name in named:
             raise ConfigurationError(

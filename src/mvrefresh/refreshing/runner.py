@@ -125,7 +125,7 @@ class Runner:
             run_id=run.run_id,
             outcomes=tuple(outcomes[step.view.oid] for step in plan),
             started_at=started_at,
-            duration_ms=(monotonic() - started) * 1000,
+            duration_ms=round((monotonic() - started) * 1000, 3),
         )
         run.events.publish(RunFinished(run.run_id, report))
         return report

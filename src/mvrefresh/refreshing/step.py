@@ -308,7 +308,7 @@ class StepRun:
             run_id=self._run.run_id,
             strategy=self._step.strategy if self._attempts else None,
             reason=self._step.reason,
-            duration_ms=(monotonic() - self._began) * 1000 if self._attempts else 0.0,
+            duration_ms=round((monotonic() - self._began) * 1000, 3) if self._attempts else 0.0,
             attempts=self._attempts,
             error=error,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,6 @@ from mvrefresh.postgres.slots import read_tick
 from mvrefresh.refreshing.schedule import Every, Schedule, parse_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from psycopg import Connection
 
     from mvrefresh.postgres.schema import Schema
@@ -73,8 +71,7 @@ class Roster:
         views: Iterable[ViewLike] | None,
         schedule: Schedule | Mapping[str, Schedule] | None,
     ) -> None:
-        if isinstance(views, str | bytes):
-            raise ConfigurationError(f"views={views!r} is one name: pass a list, [{views!r}]")
+        check_names(views)
         self._views = None if views is None else tuple(views)
         self._one: Schedule | None = None
         self._by_name: Mapping[str, Schedule] | None = None
@@ -170,6 +167,22 @@ class Roster:
     def forget_parent(self) -> None:
         """In a forked child: a thread of the parent may have held the lock."""
         self._lock = Lock()
+
+
+def check_names(views: object) -> None:
+    """See that they are names, in something that is gone through once.
+
+    Raises:
+        ConfigurationError: They are one name, or a schedule in the place of names.
+    """
+    if isinstance(views, str | bytes):
+        raise ConfigurationError(f"views={views!r} is one name: pass a list, [{views!r}]")
+    if isinstance(views, Schedule | Mapping):
+        raise ConfigurationError(
+            f"views={views!r:.200} is a schedule: pass it by name, schedule={views!r:.200}"
+        )
+    if views is not None and not isinstance(views, Iterable):
+        raise ConfigurationError(f'views={views!r:.200} is no list of names: pass ["mv"]')
 
 
 def _order(graph: ViewGraph, oids: Iterable[int]) -> tuple[int, ...]:

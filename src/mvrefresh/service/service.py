@@ -28,6 +28,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal, overload
 
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, NotRunning, RefreshTimeout
+from mvrefresh.expected import DATABASE, expect
 from mvrefresh.postgres.faults import unavailable_when_lost
 from mvrefresh.refreshing.report import FinalMetrics
 from mvrefresh.refreshing.runner import Runner
@@ -111,6 +112,7 @@ class RefreshService:
         suspend_after: int | None = 5,
         health_interval: float = 30.0,
     ) -> None:
+        expect(database, DATABASE, "RefreshService(database, views, schedule=...)")
         if suspend_after is not None and suspend_after < 1:
             raise ConfigurationError(f"suspend_after={suspend_after} is less than 1")
         if health_interval <= 0:

@@ -40,6 +40,6 @@ class Tally:
                 total_refreshes=total,
                 successful_refreshes=self._successes,
                 failed_refreshes=self._failures,
-                average_duration_ms=self._duration_ms / total if total else None,
+                average_duration_ms=round(self._duration_ms / total, 3) if total else None,
                 uptime_seconds=monotonic() - self._since,
             )

@@ -14,7 +14,7 @@ from mvrefresh.events import EventBus, ServiceStarted
 from mvrefresh.metrics.memory import InMemoryMetricsStore
 from mvrefresh.refreshing.report import FinalMetrics
 from mvrefresh.refreshing.schedule import Every
-from mvrefresh.service.roster import Roster
+from mvrefresh.service.roster import Roster, check_names
 from mvrefresh.testing.imagined import ImaginedViews
 from mvrefresh.testing.stage import Life, Stage, act, in_callback
 
@@ -64,8 +64,9 @@ class FakeRefreshService:
         suspend_after: int | None = 5,
         duration_ms: float = 1.0,
     ) -> None:
-        names = None if views is None or isinstance(views, str) else tuple(views)
-        self._interval = Roster(views if names is None else names, schedule).interval_seconds
+        check_names(views)
+        names = None if views is None else tuple(views)
+        self._interval = Roster(names, schedule).interval_seconds
         if isinstance(schedule, Mapping):
             schedules = dict(schedule)
         else:

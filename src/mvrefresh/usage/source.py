@@ -218,14 +218,20 @@ class UsageSource:
         definition.create(connection, [function.removal(self.function)])
 
     def create_events(self, connection: Connection[Any]) -> None:
-        """Create the table of events, with an index on its moment."""
-        definition.create(connection, self.events_statements())
+        """Create the table of events, with an index on its moment.
+
+        Raises:
+            ConfigurationError: There is something of its name. Nothing was touched.
+        """
+        there = "leave it, or DROP TABLE first, with all that reads it"
+        definition.create(connection, self.events_statements(), if_there=there)
 
     def create(self, connection: Connection[Any], *, with_data: bool = True) -> None:
         """Create the views, both or none.
 
         Raises:
-            ConfigurationError: Table or column is missing. Nothing was touched.
+            ConfigurationError: Table or column is missing, or a view of that name is there already.
+                Nothing was touched.
         """
         definition.require_columns(
             connection,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from mvrefresh.errors import ConfigurationError
+from mvrefresh.expected import DATABASE, RESOLVER, SERVICE, expect
 from mvrefresh.web.errors import documented
 from mvrefresh.web.health import EVERY, HealthWatch
 from mvrefresh.web.models import Alive, Health
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from mvrefresh.postgres.database import Database
     from mvrefresh.service.health import ServiceHealth
     from mvrefresh.service.service import RefreshService
+
+_WAY: Final = "ops_router(database, service=service, resolver=resolver)"
 
 
 def ops_router(
@@ -48,7 +52,24 @@ def ops_router(
         metrics: Gives the text of `GET /metrics` and its content type; without it there is none.
         every: Seconds between two looks in the background.
         dependencies: The host's, of every route.
+
+    Raises:
+        ConfigurationError: One of them is something else.
     """
+    expect(database, DATABASE, _WAY, "health", "pool_use")
+    if service is not None:
+        expect(service, SERVICE, _WAY, "running", "health")
+    if resolver is not None:
+        expect(resolver, RESOLVER, _WAY, "cache_metrics")
+    if redis is not None and not hasattr(redis, "ping"):
+        raise ConfigurationError(
+            f"redis= takes a client of redis-py, not {type(redis).__name__}: Redis.from_url(...)"
+        )
+    if metrics is not None and not callable(metrics):
+        raise ConfigurationError(
+            f"metrics= takes a function, not {type(metrics).__name__}: write"
+            " metrics=lambda: exposition(registry), of mvrefresh.prometheus"
+        )
     watch = HealthWatch(database, service=service, resolver=resolver, redis=redis, every=every)
     waiting = Waiting(threads=2)
 
@@ -68,16 +89,20 @@ def ops_router(
         503: {"model": Health, "description": "Unhealthy"}
     }
 
+    # Whoever watches from outside may ask by HEAD; the server leaves out the body.
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", response_model=Health, responses=unhealthy, tags=["operations"])
     async def health() -> Response:
         """How the process is, by the last look in the background; 503 when it is unhealthy."""
         return _shown(await watch.latest())
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", response_model=Health, responses=unhealthy, tags=["operations"])
     async def ready() -> Response:
         """Whether it can serve: as `/health`, for a load balancer."""
         return _shown(await watch.latest())
 
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Alive, tags=["operations"])
     async def live() -> Response:
         """Whether the process answers: no database that is away is a reason to restart it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request  # read by FastAPI as annotations
 
 from mvrefresh.errors import ConfigurationError
+from mvrefresh.expected import DATABASE, METRICS_STORE, RESOLVER, SERVICE, expect
 from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.web import automated, hierarchy
 from mvrefresh.web.answers import refreshed, status_of
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from mvrefresh.refreshing.plan import ViewLike
     from mvrefresh.refreshing.policy import RefreshPolicy
     from mvrefresh.service.service import RefreshService
+
+_WAY: Final = "refresh_router(resolver, service, database=database)"
+_WITH_METRICS: Final = "refresh_router(resolver, service, metrics=InMemoryMetricsStore())"
 
 
 def refresh_router(
@@ -83,8 +87,10 @@ def refresh_router(
             the dashboard takes server-sent events.
 
     Raises:
-        ConfigurationError: Neither a resolver nor a service nor a database was given.
+        ConfigurationError: Neither a resolver nor a service nor a database was given, or one of
+            them is something else.
     """
+    _check(resolver, service, database, metrics)
     refresher = _refresher(resolver, service, database, views=views, metrics=metrics, policy=policy)
     if metrics is None:
         metrics = refresher.metrics if service is None else service.metrics
@@ -125,6 +131,15 @@ def refresh_router(
     if resolver is not None:
         hierarchy.add_routes(router, resolver, waiting, id_type)
     return router
+
+
+def _check(resolver: object, service: object, database: object, metrics: object) -> None:
+    given = ((resolver, RESOLVER), (service, SERVICE), (database, DATABASE))
+    for value, kind in given:
+        if value is not None:
+            expect(value, kind, _WAY)
+    if metrics is not None:
+        expect(metrics, METRICS_STORE, _WITH_METRICS)
 
 
 def _refresher(

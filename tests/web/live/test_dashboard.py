@@ -6,6 +6,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -162,6 +163,84 @@ def test_strings_of_the_database_are_text(chromium, host, dsn):
             assert "<img" in page.locator(place).text_content()
 
 
+NAMES = [
+    "archon_mcp_usage_hourly", "archon_mcp_usage_daily", "mv_entity_ancestors",
+    "mv_descendant_counts", "mv_entity_hierarchy_stats", f"mv_{'m' * 60}",
+]  # fmt: skip
+
+
+@pytest.fixture
+def named(host, conn):
+    """The default names, and the longest that there can be."""
+    for name in NAMES:
+        conn.execute(f"CREATE MATERIALIZED VIEW {name} AS SELECT n FROM reader")
+    return host
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_text_of_the_graph_is_wider_than_its_box(chromium, named, width):
+    with opened(chromium, named, viewport={"width": width, "height": 844}) as page:
+        shown = page.locator("#graph .node").evaluate_all(
+            """nodes => nodes.map((node) => {
+                const box = node.querySelector(".box").getBoundingClientRect();
+                const ends = [...node.querySelectorAll("text")].map(
+                    (text) => text.getBoundingClientRect().right);
+                return {
+                    title: node.querySelector("title").textContent,
+                    name: node.querySelector(".name").textContent,
+                    room: box.right - Math.max(...ends),
+                };
+            })"""
+        )
+    assert {view["title"] for view in shown} >= set(NAMES)
+    assert all(view["room"] >= 4 for view in shown), shown
+    cut = {view["title"] for view in shown if view["name"] != view["title"]}
+    assert cut & set(NAMES) == {NAMES[-1]}  # there is room for the default names
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_in_the_table_break_between_their_words(chromium, named, width):
+    with opened(chromium, named, viewport={"width": width, "height": 844}) as page:
+        for name in NAMES[:-1]:
+            words = page.get_by_role("button", name=name, exact=True).evaluate(
+                """button => [...button.childNodes].filter((node) => node.data).map((node) => {
+                    const range = document.createRange();
+                    range.selectNode(node);
+                    return [node.data, range.getClientRects().length];
+                })"""
+            )
+            assert "".join(word for word, _ in words) == name
+            assert words == [[f"{word}_", 1] for word in name.split("_")[:-1]] + [words[-1]]
+            assert words[-1] == [name.split("_")[-1], 1]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_labels_of_the_percentiles_keep_apart(chromium, host, conn):
+    conn.execute(
+        "INSERT INTO mvrefresh.refresh_metrics"
+        " (view_name, refresh_duration_ms, success, status, created_at)"
+        " SELECT 'reader', 100, true, 'succeeded', now() - n * interval '1 min'"
+        " FROM generate_series(1, 20) n"
+    )
+    with opened(chromium, host) as page:
+        page.locator("#which").select_option("reader")
+        boxes = [
+            page.locator("#chart text", has_text=p).bounding_box() for p in ("p99", "p95", "p50")
+        ]
+        for upper, lower in pairwise(boxes):
+            assert upper["y"] + upper["height"] <= lower["y"]
+
+
+def test_a_view_that_failed_needs_a_look(chromium, host, conn):
+    conn.execute(
+        "INSERT INTO mvrefresh.refresh_metrics (view_name, refresh_duration_ms, success, status)"
+        " VALUES ('reader', 1, false, 'failed')"
+    )
+    with opened(chromium, host) as page:
+        box = page.locator("#strip > div", has_text="Need a look")
+        assert box.locator("dd span").inner_text() == "1"
+
+
 def test_a_connection_that_is_lost_comes_back(chromium, app, dsn):
     with served(app) as host, opened(chromium, host) as page:
         page.context.set_offline(True)
@@ -214,6 +293,15 @@ def test_the_page_may_do_no_more_than_it_needs(host):
         assert foreign not in answer.text.replace("http://www.w3.org/2000/svg", "")
     etag = {"If-None-Match": answer.headers["etag"]}
     assert httpx.get(f"http://{host}/api/refresh/dashboard", headers=etag).status_code == 304
+
+
+def test_head_is_answered_as_get_without_a_body(host):
+    """By a real server: that one leaves out the body."""
+    url = f"http://{host}/api/refresh/dashboard"
+    head, get = httpx.head(url), httpx.get(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert len(get.content) == int(head.headers["content-length"])
+    assert head.headers["etag"] == get.headers["etag"]
 
 
 def test_attributes_cannot_be_left():

@@ -80,7 +80,21 @@ function problem(of, text) {
   at("problem").hidden = !all;
   set(at("problem"), all);
 }
-const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+// Names break after _ and . and nowhere else, unless one of their words is wider than its place.
+function setWords(node, text) {
+  if (node.textContent === text) return node;
+  node.replaceChildren(...text.split(/(?<=_)(?=.)|(?<=\.)(?=[\p{L}"])/u).flatMap((word, index) => (index ? [make("wbr"), word] : [word])));
+  return node;
+}
+// As much of a text in the graph as there is room for; it has to be in the document.
+function fit(node, text, room) {
+  const letters = [...text];
+  let length = set(node, text).getComputedTextLength();
+  while (length > room && letters.length) {
+    letters.length -= Math.max(1, Math.floor((letters.length * (length - room)) / length));
+    length = set(node, `${letters.join("")}…`).getComputedTextLength();
+  }
+}
 
 // -- figures -------------------------------------------------------------------------------------
 
@@ -134,17 +148,18 @@ function show() {
 }
 
 function showStrip(views) {
-  const count = (...kinds) => views.filter((view) => kinds.includes(freshness(view))).length;
+  const fresh = views.filter((view) => freshness(view) === "fresh").length;
+  const bad = views.filter((view) => view.status === "failed" || ["stale", "suspended", "unpopulated"].includes(freshness(view))).length;
   const runs = Object.values(state.data.history).flat().filter((run) => run.success != null);
   const good = runs.filter((run) => run.success).length;
   const next = views.filter((view) => view.next_run != null).sort((a, b) => a.next_run - b.next_run)[0];
   const running = views.filter((view) => view.running_since != null).length;
   const figures = [
-    ["Fresh", String(count("fresh")), `of ${plural(views.length, "view")}`],
-    ["Need a look", String(count("stale", "suspended", "unpopulated")), "stale or failing"],
+    ["Fresh", String(fresh), `of ${plural(views.length, "view")}`],
+    ["Need a look", String(bad), "stale or failing"],
     ["Succeeded", runs.length ? `${Math.floor((1000 * good) / runs.length) / 10} %` : "–", `of ${plural(runs.length, "run")}`],
     ["Running", String(running), running ? "now" : ""],
-    ["Next run", next ? ahead(next.next_run).replace(/^in /, "") : "–", next ? short(next.view, 24) : ""],
+    ["Next run", next ? ahead(next.next_run).replace(/^in /, "") : "–", next ? next.view : ""],
   ];
   const strip = at("strip");
   while (strip.children.length < figures.length) strip.append(make("div", {}, make("dt"), make("dd", {}, make("span"), " ", make("small"))));
@@ -152,7 +167,7 @@ function showStrip(views) {
     const box = strip.children[index];
     set(box.querySelector("dt"), title);
     set(box.querySelector("span"), figure);
-    set(box.querySelector("small"), more);
+    setWords(box.querySelector("small"), more);
   });
 }
 
@@ -170,7 +185,7 @@ function newRow(name) {
     method: make("span"), why: make("small"), error: make("small", { class: "error" }),
     took: make("span"), size: make("span"),
   };
-  set(parts.name, name);
+  setWords(parts.name, name);
   parts.name.addEventListener("click", () => choose(name));
   const why = part("Method", parts.method, parts.why, parts.error);
   why.classList.add("why");
@@ -204,7 +219,7 @@ function updateRow(view) {
   const old = age(view);
   parts.row.classList.toggle("chosen", view.view === state.chosen);
   parts.name.setAttribute("aria-pressed", String(view.view === state.chosen));
-  set(parts.tables, view.reads.length ? `reads ${view.reads.join(", ")}` : "");
+  setWords(parts.tables, view.reads.length ? `reads ${view.reads.join(", ")}` : "");
   parts.tag.dataset.fresh = kind;
   set(parts.tag, view.running_since != null ? "Refreshing" : FRESHNESS[kind] ?? kind);
   set(parts.age, view.running_since != null ? `for ${span(now() - view.running_since)}` : old == null ? "" : `${span(old)} old`);
@@ -214,8 +229,8 @@ function updateRow(view) {
   set(parts.next, view.suspended_because ? "suspended" : ahead(view.next_run));
   set(parts.schedule, view.schedule ?? "");
   set(parts.method, view.strategy ?? "–");
-  set(parts.why, view.reason ?? (view.obstacle ? `cannot be concurrent: ${view.obstacle}` : ""));
-  set(parts.error, view.status === "failed" ? view.error ?? "" : "");
+  setWords(parts.why, view.reason ?? (view.obstacle ? `cannot be concurrent: ${view.obstacle}` : ""));
+  setWords(parts.error, view.status === "failed" ? view.error ?? "" : "");
   set(parts.took, took(view.duration_ms));
   set(parts.size, size(view.size_bytes));
   if (parts.one) {
@@ -245,7 +260,7 @@ function dependants(name) {
   }
   return found;
 }
-const BOX = { width: 190, height: 52, gapX: 64, gapY: 16 };
+const BOX = { width: 190, widest: 250, height: 52, gapX: 64, gapY: 16, left: 18, right: 10 };
 const nodes = new Map();
 let drawn = "";
 function showGraph() {
@@ -255,6 +270,11 @@ function showGraph() {
   if (shape === drawn) return;
   drawn = shape;
   nodes.clear();
+  const svg = at("graph");
+  const ruler = draw("text", { class: "name" });
+  svg.replaceChildren(draw("g", { class: "node" }, ruler));
+  const longest = Math.max(0, ...views.map((view) => set(ruler, view.view).getComputedTextLength()));
+  const boxWidth = Math.min(BOX.widest, Math.max(BOX.width, Math.ceil(longest) + BOX.left + BOX.right));
   const level = new Map();
   for (const view of views) {
     level.set(view.view, Math.max(-1, ...view.reads.map((read) => level.get(read) ?? -1)) + 1);
@@ -281,7 +301,7 @@ function showGraph() {
     column.forEach((view, index) => place.set(view.view, index));
   }
   const tallest = Math.max(1, ...columns.map((column) => column.length));
-  const [stepX, stepY] = narrow ? [BOX.width + 16, BOX.height + 40] : [BOX.width + BOX.gapX, BOX.height + BOX.gapY];
+  const [stepX, stepY] = narrow ? [boxWidth + 16, BOX.height + 40] : [boxWidth + BOX.gapX, BOX.height + BOX.gapY];
   const where = new Map();
   columns.forEach((column, depth) => {
     const shift = (tallest - column.length) / 2;
@@ -291,9 +311,8 @@ function showGraph() {
       where.set(view.view, { x: 2 + along * stepX, y: 2 + across * stepY });
     });
   });
-  const width = 4 + (narrow ? tallest - 1 : columns.length - 1) * stepX + BOX.width;
+  const width = 4 + (narrow ? tallest - 1 : columns.length - 1) * stepX + boxWidth;
   const height = 4 + (narrow ? columns.length - 1 : tallest - 1) * stepY + BOX.height;
-  const svg = at("graph");
   svg.setAttribute("width", Math.max(width, 10));
   svg.setAttribute("height", Math.max(height, 10));
   svg.replaceChildren(draw("defs", {}, draw("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, draw("path", { class: "arrow", d: "M0 .5 8 4 0 7.5z" }))));
@@ -303,8 +322,8 @@ function showGraph() {
     for (const name of way) {
       const { x, y } = where.get(name);
       const [inX, inY, outX, outY] = narrow
-        ? [x + BOX.width / 2, y, x + BOX.width / 2, y + BOX.height]
-        : [x, y + BOX.height / 2, x + BOX.width, y + BOX.height / 2];
+        ? [x + boxWidth / 2, y, x + boxWidth / 2, y + BOX.height]
+        : [x, y + BOX.height / 2, x + boxWidth, y + BOX.height / 2];
       if (from) {
         const bend = (narrow ? inY - from[1] : inX - from[0]) / 2;
         const [bendX, bendY] = narrow ? [0, bend] : [bend, 0];
@@ -317,16 +336,16 @@ function showGraph() {
   }
   for (const view of views) {
     const { x, y } = where.get(view.view);
-    const parts = { name: draw("text", { class: "name", x: 18, y: 22 }), age: draw("text", { class: "soft", x: 18, y: 39 }) };
-    set(parts.name, short(view.view, 23));
+    const parts = { name: draw("text", { class: "name", x: BOX.left, y: 22 }), age: draw("text", { class: "soft", x: BOX.left, y: 39 }) };
     parts.node = draw("g", { class: "node", transform: `translate(${x} ${y})` },
       set(draw("title"), view.view),
-      draw("rect", { class: "box", width: BOX.width, height: BOX.height, rx: 9 }),
+      draw("rect", { class: "box", width: boxWidth, height: BOX.height, rx: 9 }),
       draw("rect", { class: "bar", x: 7, y: 11, width: 4, height: BOX.height - 22, rx: 2 }),
       parts.name, parts.age);
     parts.node.addEventListener("click", () => choose(view.view));
     nodes.set(view.view, parts);
     svg.append(parts.node);
+    fit(parts.name, view.view, boxWidth - BOX.left - BOX.right);
   }
 }
 function updateNode(view) {
@@ -390,12 +409,22 @@ function showChart() {
     svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(ms), y2: y(ms) }),
       set(draw("text", { class: "soft", x: left - 8, y: y(ms) + 4, "text-anchor": "end" }), part ? took(ms) : "0"));
   }
-  for (const p of ["p50", "p95", "p99"]) {
+  const labels = []; // from the top down
+  for (const p of ["p99", "p95", "p50"]) {
     const ms = summary[`${p}_duration_ms`];
     if (ms == null || runs.length < 2) continue;
-    svg.append(draw("line", { class: p, x1: left, x2: width - right, y1: y(ms), y2: y(ms) }),
-      set(draw("text", { class: "soft", x: width - right + 6, y: y(ms) + 4 }), p));
+    svg.append(draw("line", { class: p, x1: left, x2: width - right, y1: y(ms), y2: y(ms) }));
+    labels.push({ p, y: y(ms) + 4 });
   }
+  for (let pass = 0; pass < 20; pass += 1) { // until no two of the three lie on each other
+    for (let below = 1; below < labels.length; below += 1) {
+      const [upper, lower] = [labels[below - 1], labels[below]];
+      const lack = Math.max(0, 15 - (lower.y - upper.y)) / 2;
+      upper.y -= lack;
+      lower.y += lack;
+    }
+  }
+  for (const label of labels) svg.append(set(draw("text", { class: "soft", x: width - right + 6, y: label.y }), label.p));
   svg.append(draw("path", { class: "line", d: runs.map((run, index) => `${index ? "L" : "M"}${x(run.at).toFixed(1)} ${y(run.duration_ms).toFixed(1)}`).join("") }));
   for (const run of runs) {
     const [cx, cy] = [x(run.at), y(run.duration_ms)];
@@ -478,7 +507,7 @@ const SENTENCES = {
   ServiceStopped: () => "A service has stopped",
   ViewSuspended: (d) => `${d.view}: suspended, since ${d.because} failed ${d.failures} times`,
   ViewResumed: (d) => `${d.view}: resumed`,
-  HealthChanged: (d) => `The service is ${d.after}: ${d.detail}`,
+  HealthChanged: (d) => `The service is ${d.after}${d.detail ? `: ${d.detail}` : ""}`,
   TierDegraded: (d) => `${d.tier}: gone round, ${d.why}`,
   TierRecovered: (d) => `${d.tier}: asked again`,
   FeedLost: (d) => `The database does not answer: ${d.why}`,
@@ -511,7 +540,7 @@ function hear(text) {
   const sentence = SENTENCES[event]?.(data);
   if (sentence) {
     const bad = BAD.has(event) || data.success === false;
-    const item = make("li", bad ? { "data-fresh": "failed" } : {}, set(make("time"), clock(Date.parse(message.at) / 1000)), set(make("span"), sentence));
+    const item = make("li", bad ? { "data-fresh": "failed" } : {}, set(make("time"), clock(Date.parse(message.at) / 1000)), setWords(make("span"), sentence));
     if (caughtUp) item.classList.add("new");
     at("happened").prepend(item);
     while (at("happened").children.length > 50) at("happened").lastChild.remove();

@@ -51,6 +51,7 @@ def dashboard_router(
         urls={"data": "dashboard/data", "events": "events", "refresh": "../refresh"},
     )
 
+    @router.head("/refresh/dashboard", include_in_schema=False)
     @router.get(
         "/refresh/dashboard",
         name="refresh_dashboard",
