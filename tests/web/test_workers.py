@@ -6,7 +6,6 @@ import time
 
 import httpx
 import pytest
-from tests.web import served
 from tests.web.uvicorned import running
 
 pytest.importorskip("uvicorn")
@@ -21,7 +20,6 @@ def fleet_of(address):
 
 
 def test_four_workers_are_a_fleet_and_leave_nothing_behind(dsn, conn):
-    served.fill(dsn)
     with running(dsn, "--workers", str(WORKERS)) as address:
         deadline = time.monotonic() + 60
         while True:
