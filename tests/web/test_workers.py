@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import httpx
 import pytest
-from tests.web.uvicorned import running
+from tests.web.uvicorned import EXAMPLES, running
 
 pytest.importorskip("uvicorn")
 
@@ -17,6 +19,24 @@ ENTITIES = "/api/entities"
 def fleet_of(address):
     document = httpx.get(f"{address}{ENTITIES}/refresh/status").json()
     return document["automated_refresh_status"]
+
+
+def pids_of(address):
+    return {member["pid"] for member in fleet_of(address)["fleet"]}
+
+
+def test_the_smoke_script_stays_with_one_of_two_workers(dsn):
+    with running(dsn, "--workers", "2") as address:
+        deadline = time.monotonic() + 60
+        while len(found := pids_of(address)) < 2:
+            assert time.monotonic() < deadline
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "smoke.py", address, "--entity", "3"],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "another process" not in done.stdout
+        assert pids_of(address) == found
 
 
 def test_four_workers_are_a_fleet_and_leave_nothing_behind(dsn, conn):
