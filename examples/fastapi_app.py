@@ -1,12 +1,12 @@
 """A FastAPI host with both systems: a hierarchy's refresh API, and usage roll-ups.
 
-In a checkout, and then in its `examples`:
+In a checkout:
 
     pip install ".[fastapi]" prometheus_client uvicorn websockets
     export MVREFRESH_DSN=postgresql:///app
-    python fastapi_app.py --prepare
-    uvicorn fastapi_app:app --timeout-graceful-shutdown 5
-    python smoke.py http://localhost:8000 --entity 3
+    python examples/fastapi_app.py --prepare
+    uvicorn --app-dir examples fastapi_app:app --timeout-graceful-shutdown 5
+    python examples/smoke.py http://localhost:8000 --entity 3
 
 The dashboard is at /api/entities/refresh/dashboard. uvicorn has WebSockets where `websockets` is
 installed; without the timeout, an open stream of events keeps it from stopping. With
