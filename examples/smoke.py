@@ -5,6 +5,8 @@
 
 Exit code 1 if anything is off. Needs nothing but Python. Without --read-only it refreshes, and
 starts and stops the automated refresh of the process that answers; it leaves it as it found it.
+It keeps one connection, so that of several workers one answers. Where a proxy asks others, too, it
+says so, and judges by the fleet whether all is as it was found.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import base64
 import http.client
 import json
 import os
+import random
+import select
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +35,7 @@ MAYBE = (int, float, type(None))
 NOBODY = "no_such_view_or_entity_of_the_smoke_script"
 NOT_RUNNING = "Automated refresh service is not running"
 EVENT_SECONDS = 10.0
+LOOKS = 8  # at the status, to see whether it is always the same process that answers
 OK, NOT_FOUND, CONFLICT, UNPROCESSABLE = 200, 404, 409, 422
 
 
@@ -220,6 +225,7 @@ class Walk:
         self._url = urlsplit(base.rstrip("/"))
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = timeout
+        self._kept = self.connect()
         self.checked = self.off = 0
 
     def connect(self, timeout: float | None = None) -> http.client.HTTPConnection:
@@ -244,17 +250,27 @@ class Walk:
         return connection.getresponse()
 
     def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """Ask, and read all of the answer."""
-        connection = self.connect()
+        """Ask, and read all of the answer; on the connection of all other questions."""
+        kept = self._kept
+        if kept.sock is not None and select.select([kept.sock], [], [], 0)[0]:
+            kept.close()  # by the server, it was idle; the question opens it anew
         try:
-            response = self.send(connection, method, path, body)
+            response = self.send(kept, method, path, body)
             headers = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, headers, response.read().decode("utf-8", "replace"))
-        finally:
-            connection.close()
+        except (OSError, http.client.HTTPException):
+            kept.close()
+            raise
 
-    def say(self, what: str, faults: list[str]) -> None:
+    def close(self) -> None:
+        """Close that connection; the next question opens another, perhaps to another worker."""
+        self._kept.close()
+
+    def say(self, what: str, faults: list[str], fleet: Fleet | None = None) -> None:
         """One line for one check."""
+        if faults and fleet is not None and fleet.others():
+            print(f"skip  {what}: {fleet.others()}", flush=True)
+            return
         self.checked += 1
         self.off += bool(faults)
         print(f"off   {what}: {'; '.join(faults)}" if faults else f"ok    {what}", flush=True)
@@ -268,8 +284,13 @@ class Walk:
         status: int | tuple[int, ...] = OK,
         body: Any = None,
         note: str = "",
+        fleet: Fleet | None = None,
     ) -> Any:
-        """Ask, compare, print; the JSON of the answer where all was right, else None."""
+        """Ask, compare, print; the JSON of the answer where all was right, else None.
+
+        With a fleet, the answer depends on the process: what is wrong since another one has
+        answered is not off.
+        """
         what = f"{method} {path}" + (f" ({note})" if note else "")
         expected = status if isinstance(status, tuple) else (status,)
         try:
@@ -284,8 +305,118 @@ class Walk:
             faults = [f"content type {answer.headers.get('content-type')}"]
         else:
             faults = wrong(answer.json, shape)
-        self.say(f"{what} -> {answer.status}", faults)
+        if fleet is not None:
+            fleet.count(answer)
+        self.say(f"{what} -> {answer.status}", faults, fleet)
         return None if faults else answer.json
+
+
+# -- processes: who answers, and where the automated refresh runs --------------------------------
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a status says of the process that answers, and of the fleet; None where it does not."""
+
+    enabled: bool
+    here: str | None
+    fleet: frozenset[str] | None
+
+
+def sight(status: Any) -> Sight:
+    """Out of the JSON of a status."""
+    told = status.get("automated_refresh_status") if isinstance(status, dict) else None
+    told = told if isinstance(told, dict) else {}
+    members = told.get("fleet")
+    names = {f"{m['host']}:{m['pid']}": m["here"] for m in members or ()}
+    here = next((name for name, is_here in names.items() if is_here), None)
+    return Sight(bool(told.get("enabled")), here, None if members is None else frozenset(names))
+
+
+class Fleet:
+    """The processes that may answer.
+
+    Args:
+        walk: Asks them.
+        entities: Prefix of refresh_router.
+        found: How it was before anything was started or stopped.
+    """
+
+    def __init__(self, walk: Walk, entities: str, found: Sight) -> None:
+        self._walk, self._entities, self._found = walk, entities, found
+        self._seen = {found.here} - {None}
+        self._several = ""
+        self._started = 0  # by us, less those that we have stopped
+
+    def saw(self, now: Sight) -> Sight:
+        """Keep in mind who has answered."""
+        self._seen |= {now.here} - {None}
+        return now
+
+    def count(self, answer: Answer) -> None:
+        """Keep in mind what was started and stopped."""
+        message = answer.json.get("message") if isinstance(answer.json, dict) else None
+        self._started += (message == STARTED["message"]) - (message == STOPPED["message"])
+
+    def look(self) -> Sight:
+        """Ask for the status."""
+        return self.saw(sight(self._walk.ask("GET", f"{self._entities}/refresh/status").json))
+
+    def others(self) -> str:
+        """That more than one process answers; empty where there is no sign of it."""
+        if not self._several:
+            looks = [self.look() for _ in range(LOOKS)]
+            missing, extra = self._moved(looks[-1])
+            both = len({now.enabled for now in looks}) > 1  # and nobody started or stopped it
+            if both or len(self._seen) > 1 or max(len(missing), len(extra)) > 1:
+                names = sorted(self._seen | missing | extra)
+                self._several = f"another process answers, too ({', '.join(names)})"
+        return self._several
+
+    def restore(self) -> list[str]:
+        """Start and stop until it runs where it was found; else where it does, or does not."""
+        until = monotonic() + EVENT_SECONDS
+        while True:
+            now = self.look()
+            missing, extra = self._changed(now)
+            if not missing and not extra:
+                return []
+            if monotonic() > until:
+                faults = [f"it runs no more in {', '.join(sorted(missing))}"] if missing else []
+                return faults + ([f"it runs also in {', '.join(sorted(extra))}"] if extra else [])
+            if missing and not now.enabled:
+                self._switch("start")
+            elif extra and now.enabled and (now.here is None or now.here in extra):
+                self._switch("stop")
+            else:
+                self._walk.close()
+                sleep(0.05)
+
+    def _moved(self, now: Sight) -> tuple[frozenset[str], frozenset[str]]:
+        """Who has left the fleet, and who has come to it."""
+        before, after = self._found.fleet, now.fleet
+        if before is None or after is None:
+            return frozenset(), frozenset()
+        return before - after, after - before
+
+    def _changed(self, now: Sight) -> tuple[frozenset[str], frozenset[str]]:
+        """Where it was stopped by us, and where it was started."""
+        nobody, here = frozenset[str](), frozenset({now.here or "the process that answers"})
+        if not self._several or self._found.fleet is None or now.fleet is None:
+            ran, runs = self._found.enabled, now.enabled
+            return here if ran and not runs else nobody, here if runs and not ran else nobody
+        # Processes come and go without us: no more of them than we have started and stopped.
+        missing, extra = self._moved(now)
+        return (
+            missing if len(extra) > self._started else nobody,
+            extra if len(missing) > -self._started else nobody,
+        )
+
+    def _switch(self, what: str) -> None:
+        if self._several:  # not in step with a proxy that asks each in turn
+            for _ in range(random.randrange(LOOKS)):  # noqa: S311 - no secret
+                self.look()
+        self.count(self._walk.ask("POST", f"{self._entities}/refresh/automated/{what}"))
 
 
 # -- the endpoints -----------------------------------------------------------------------------
@@ -343,6 +474,8 @@ def web_socket(walk: Walk, entities: str) -> None:
             Sec_WebSocket_Key=base64.b64encode(os.urandom(16)).decode(),
         )
         faults = [] if response.status == http.HTTPStatus.SWITCHING_PROTOCOLS else ["no handshake"]
+        if response.status == OK:  # as if nobody had asked for one
+            faults = ["no handshake: install websockets in the server"]
         walk.say(f"WS {path} -> {response.status}", faults)
     except (OSError, http.client.HTTPException) as error:
         walk.say(f"WS {path}", [f"no answer: {error!r}"])
@@ -424,16 +557,16 @@ def refreshes(walk: Walk, entities: str) -> bool:
 
 def automated(walk: Walk, entities: str) -> None:
     """Start, start again, force, stop, stop again; at the end it is as it was."""
-    path = f"{entities}/refresh/automated"
-    status = walk.check("GET", f"{entities}/refresh/status", STATUS, note="before")
-    ran = bool(status and status["automated_refresh_status"]["enabled"])
+    path, status = f"{entities}/refresh/automated", f"{entities}/refresh/status"
+    found = sight(walk.check("GET", status, STATUS, note="before"))
+    fleet = Fleet(walk, entities, found)
     again = {"status": "success", "message": "Automated refresh service is already running"}
-    if not ran:
-        walk.check("POST", f"{path}/start", STARTED)
-    walk.check("POST", f"{path}/start", again, note="again")
-    before = walk.check("GET", f"{entities}/refresh/status", STATUS, note="running")
-    done = walk.check("POST", f"{path}/force", FORCED)
-    after = walk.check("GET", f"{entities}/refresh/status", STATUS, note="after it")
+    if not found.enabled:
+        walk.check("POST", f"{path}/start", STARTED, fleet=fleet)
+    walk.check("POST", f"{path}/start", again, note="again", fleet=fleet)
+    before = walk.check("GET", status, STATUS, note="running")
+    done = walk.check("POST", f"{path}/force", FORCED, fleet=fleet)
+    after = walk.check("GET", status, STATUS, note="after it")
     if done:
         result = done["result"]
         good = sum(result["results"].values())
@@ -441,13 +574,17 @@ def automated(walk: Walk, entities: str) -> None:
         faults = [] if counted == good else [f"views_refreshed is {counted} of {good} that are"]
         walk.say(f"POST {path}/force: its count", faults)
     if before and after:
-        walk.say("the service runs, and force leaves its schedule alone", moved(before, after))
-    walk.check("POST", f"{path}/stop", STOPPED)
+        fleet.saw(sight(before))
+        fleet.saw(sight(after))
+        faults = moved(before, after)
+        walk.say("the service runs, and force leaves its schedule alone", faults, fleet)
+    walk.check("POST", f"{path}/stop", STOPPED, fleet=fleet)
     not_running = {"detail": NOT_RUNNING}
-    walk.check("POST", f"{path}/stop", not_running, status=CONFLICT, note="again")
-    walk.check("POST", f"{path}/force", not_running, status=CONFLICT, note="stopped")
-    if ran:
-        walk.check("POST", f"{path}/start", STARTED, note="as it was")
+    for what, note in (("stop", "again"), ("force", "stopped")):
+        walk.check("POST", f"{path}/{what}", not_running, status=CONFLICT, note=note, fleet=fleet)
+    if found.enabled:
+        walk.check("POST", f"{path}/start", STARTED, note="as it was", fleet=fleet)
+    walk.say("the automated refresh is as it was found", fleet.restore())
 
 
 def moved(before: Any, after: Any) -> list[str]:
@@ -488,6 +625,8 @@ def main(arguments: list[str] | None = None) -> int:
             walk.check("GET", f"{entities}/refresh/status", {"last_refresh": NUMBER}, note="moved")
     except (OSError, http.client.HTTPException) as error:
         walk.say(given.base, [f"no answer: {error!r}"])
+    finally:
+        walk.close()
     print(f"{walk.checked} checked, {walk.off} off")
     return 1 if walk.off else 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import queue
+import select
 import sys
 import threading
 import time
@@ -60,6 +62,10 @@ class Site:
         self.listeners = []
         self.asked = []
         self.token = None
+        self.processes = [self]  # that share the address
+        self.fleet = False  # whether it tells of them
+        self.by = "connection"  # what they take in turn
+        self.hangs_up = False  # after each answer, without a word
 
     def answer(self, method, target, body):
         url = urlsplit(target)
@@ -94,6 +100,7 @@ class Site:
                         "interval_seconds": 300,
                         "success_count": 0,
                         "failure_count": 0,
+                        **({"fleet": self.members()} if self.fleet else {}),
                     },
                     "message": "LTREE materialized view refresh service is operational",
                 }
@@ -183,6 +190,13 @@ class Site:
                 return 200, {"id": 3}
         return 404, {"detail": "not found"}
 
+    def members(self):
+        return [
+            {"host": "host", "pid": number, "since": 1.5, "here": site is self}
+            for number, site in enumerate(self.processes)
+            if site.running
+        ]
+
     def refreshed(self):
         self.last = time.time()
         for listener in self.listeners:
@@ -191,9 +205,19 @@ class Site:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the body need not wait for the headers to be acknowledged
 
     def log_message(self, *_):
         pass
+
+    def setup(self):
+        super().setup()
+        self.number = next(self.server.connections)
+
+    def turn(self):
+        site = self.server.site
+        number = next(self.server.requests) if site.by == "request" else self.number
+        return site.processes[number % len(site.processes)]
 
     def do_GET(self):
         if self.path == f"{R}/events":
@@ -211,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
         if site.token and self.headers.get("Authorization") != f"Bearer {site.token}":
             status, found = 401, {"detail": "who are you?"}
         else:
-            status, found = site.answer(self.command, self.path, body)
+            status, found = self.turn().answer(self.command, self.path, body)
         if isinstance(found, str):
             text, kind = found, "text/html" if found.startswith("<") else "text/plain"
         else:
@@ -228,12 +252,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("X-Age-Seconds", "0.5")
         self.end_headers()
         self.wfile.write(text.encode())
+        self.close_connection |= site.hangs_up
 
     def events(self):
         site = self.server.site
         self.close_connection = True
         if self.headers.get("Upgrade") == "websocket":
-            self.send_response(400 if "ws" in site.broken else 101)
+            self.send_response(site.broken.get("ws", 101))
             self.end_headers()
             return
         listener = queue.Queue()
@@ -255,6 +280,7 @@ class Handler(BaseHTTPRequestHandler):
 def site():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.site = site = Site()
+    server.connections, server.requests = itertools.count(), itertools.count()
     site.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -299,6 +325,63 @@ def test_it_leaves_a_running_service_running(site, walk):
     code, _ = walk()
     assert code == 0
     assert site.running
+
+
+@pytest.fixture
+def workers(site):
+    """Two processes at the address, with what they have in common."""
+    other = Site()
+    other.listeners, other.processes, other.last = site.listeners, site.processes, time.time()
+    site.processes.append(other)
+    site.fleet = other.fleet = True
+    return site, other
+
+
+STATES = [(True, True), (False, False), (True, False), (False, True)]
+
+
+@pytest.mark.parametrize("states", STATES)
+def test_a_walk_stays_with_one_worker(workers, walk, states):
+    for worker, state in zip(workers, states, strict=True):
+        worker.running = state
+    code, lines = walk()
+    assert (code, off(lines)) == (0, [])
+    assert not [line for line in lines if "another process" in line]
+    assert tuple(worker.running for worker in workers) == states
+
+
+@pytest.mark.parametrize("states", STATES)
+def test_a_proxy_that_asks_others_too_is_no_fault(site, workers, walk, states):
+    site.by = "request"
+    for worker, state in zip(workers, states, strict=True):
+        worker.running = state
+    code, lines = walk()
+    assert (code, off(lines)) == (0, [])
+    assert any("another process answers, too" in line for line in lines), lines
+    assert tuple(worker.running for worker in workers) == states
+
+
+def test_a_server_that_hung_up_is_asked_anew(site):
+    site.hangs_up = True
+    walk = smoke.Walk(site.url)
+    assert walk.ask("GET", "/health").status == 200
+    select.select([walk._kept.sock], [], [], 5)  # that it is closed can be seen
+    assert walk.ask("GET", "/health").status == 200
+    walk.close()
+
+
+def test_a_service_that_is_not_as_it_was_found_is_told(site, walk, monkeypatch):
+    monkeypatch.setattr(smoke, "EVENT_SECONDS", 0.5)
+
+    def promising(status, body):
+        site.running = False
+        return status, body
+
+    site.running = True
+    site.broken["POST", f"{A}/start"] = promising
+    code, lines = walk()
+    assert code == 1
+    assert any("it runs no more in" in line for line in off(lines)), lines
 
 
 def test_read_only_changes_nothing(site, walk):
@@ -454,7 +537,8 @@ def test_a_fault_is_told(site, walk, fault):
     ("fault", "value", "says"),
     [
         ("csp", "default-src 'self'; style-src 'unsafe-inline'", "its policy is"),
-        ("ws", True, "no handshake"),
+        ("ws", 400, "no handshake"),
+        ("ws", 200, "install websockets in the server"),
         ("sse", "text/plain", "content type text/plain"),
         ("event", b"data: nothing\n\n", "no message"),
         ("headers", True, "none tells the tier; none tells the age"),

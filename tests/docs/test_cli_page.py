@@ -22,6 +22,7 @@ CLI = documents.DOCS / "reference/cli.md"
 
 PROGRAMS = {"alembic", "curl", "export", "flask", "mvrefresh", "nox", "pip", "psql", "python"}
 PROGRAMS |= {"deno", "supabase"}  # of an Edge Function
+PROGRAMS |= {"uvicorn"}  # of the FastAPI example
 
 
 def command_lines(text: str) -> Iterator[list[str]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from tests.web import served
 from tests.web.uvicorned import running
 
 from mvrefresh import Database, OptimizedHierarchyResolver, RefreshService
@@ -92,7 +91,6 @@ def test_schemathesis_finds_nothing_that_is_not_said(dsn, tmp_path):
     if program is None:
         pytest.skip("schemathesis is not installed: nox -s web")
     pytest.importorskip("uvicorn")
-    served.fill(dsn)
     with running(dsn) as address:
         command = [
             program, "run", f"{address}/openapi.json", "--checks", CHECKS,

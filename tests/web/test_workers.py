@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import httpx
 import pytest
-from tests.web import served
-from tests.web.uvicorned import running
+from tests.web.uvicorned import EXAMPLES, running
 
 pytest.importorskip("uvicorn")
 
@@ -20,8 +21,17 @@ def fleet_of(address):
     return document["automated_refresh_status"]
 
 
+def walk_with_one_worker(address):
+    """The smoke script stays with one worker, and leaves its service as it was."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "smoke.py", address, "--entity", "3"],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "another process" not in done.stdout
+
+
 def test_four_workers_are_a_fleet_and_leave_nothing_behind(dsn, conn):
-    served.fill(dsn)
     with running(dsn, "--workers", str(WORKERS)) as address:
         deadline = time.monotonic() + 60
         while True:
@@ -29,12 +39,15 @@ def test_four_workers_are_a_fleet_and_leave_nothing_behind(dsn, conn):
             if len(told["fleet"]) == WORKERS and all(v["last_run"] for v in told["views"]):
                 break
             assert time.monotonic() < deadline, told
-        assert {member["pid"] for member in told["fleet"]}.__len__() == WORKERS
+        pids = {member["pid"] for member in told["fleet"]}
+        assert len(pids) == WORKERS
         for _ in range(2 * WORKERS):  # whichever worker answers
             answer = httpx.post(f"{address}{ENTITIES}/refresh", timeout=60)
             assert answer.status_code == 200
             ancestors = httpx.get(f"{address}{ENTITIES}/3/ancestors").json()["ancestors"]
             assert [node["id"] for node in ancestors] == [1, 2]
+        walk_with_one_worker(address)
+        assert {member["pid"] for member in fleet_of(address)["fleet"]} == pids
     scheduled = conn.execute(
         "SELECT view_name, count(*) FROM mvrefresh.refresh_metrics WHERE trigger = 'schedule'"
         " GROUP BY 1"

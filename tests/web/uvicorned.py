@@ -1,4 +1,4 @@
-"""Runs uvicorn, as users do."""
+"""Runs the FastAPI example under uvicorn, as its users do."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from pathlib import Path
 
 import httpx
 
-ROOT = Path(__file__).parents[2]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @contextmanager
 def running(dsn, *options):
-    """The address of `tests.web.served:app`, on a server with these options."""
+    """Its address, over a database that it prepares, on a server with these options."""
+    environment = os.environ | {"MVREFRESH_DSN": dsn, "PYTHONWARNINGS": "default"}
+    prepare = [sys.executable, "fastapi_app.py", "--prepare"]
+    subprocess.run(prepare, env=environment, cwd=EXAMPLES, check=True, timeout=60)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "uvicorn", "--factory", "tests.web.served:app",
-        "--port", str(port), "--log-level", "warning", *options,
+        sys.executable, "-m", "uvicorn", "fastapi_app:app",
+        "--port", str(port), "--log-level", "warning",
+        "--timeout-graceful-shutdown", "5", *options,
     ]  # fmt: skip
-    environment = os.environ | {"MVREFRESH_DSN": dsn, "PYTHONWARNINGS": "default"}
-    with subprocess.Popen(command, env=environment, cwd=ROOT) as server:
+    with subprocess.Popen(command, env=environment, cwd=EXAMPLES) as server:
         address = f"http://127.0.0.1:{port}"
         try:
             deadline = time.monotonic() + 30
