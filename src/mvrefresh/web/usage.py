@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from fastapi import APIRouter
 
 from mvrefresh.errors import ConfigurationError
+from mvrefresh.expected import DATABASE, USAGE_SOURCE, expect
 from mvrefresh.usage.refresh import SUCCESS, By, UsageRefresh
 from mvrefresh.web.errors import documented
 from mvrefresh.web.models import UsageNotRefreshed, UsageRefreshed
@@ -77,6 +78,11 @@ def usage_router(
         raise ConfigurationError('usage_router() takes by="function" or refresh=, not both')
     if refresh is None and database is None:
         raise ConfigurationError("usage_router() needs a database, or refresh=")
+    way = "usage_router(database, source)"
+    if database is not None:
+        expect(database, DATABASE, way)
+    if source is not None:
+        expect(source, USAGE_SOURCE, way)
     if refresh is None:
         assert database is not None  # noqa: S101 - said above
         refresh = UsageRefresh(database, source, by, policy=policy, metrics=metrics, events=events)
