@@ -85,11 +85,11 @@ def meaning(error: BaseException) -> Meaning:
     raise TypeError(f"{error!r} is not in the table")
 
 
-def answer_to(error: BaseException) -> Response:
-    """The answer that tells a client of an error."""
+def answer_to(error: BaseException, asked: str = "a request") -> Response:
+    """The answer that tells a client of an error; what was asked is for the log."""
     status, detail = meaning(error)
     if status >= 500:  # noqa: PLR2004 - the server's own
-        log.warning("a request was answered by %d: %s", status, error)
+        log.warning("%s was answered by %d: %s", asked, status, error)
     if detail is None:
         detail = error.what if isinstance(error, errors.MvrefreshError) else _invalid(error)
     if len(detail) > MOST_WORDS:

@@ -44,7 +44,7 @@ class Route(APIRoute):
             try:
                 return await handle(request)
             except EXPECTED as error:
-                return answer_to(error)
+                return answer_to(error, f"{request.method} {request.url.path!r:.200}")
             except ClientDisconnect:  # in the middle of what it had to say
                 return answer({"detail": "the client has gone"}, 400)
             except asyncio.CancelledError as error:
