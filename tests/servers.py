@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DEBIAN = Path("/usr/lib/postgresql")
 START_SECONDS = 60
 _MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes it safe
-_ROOM = 4 << 30  # bytes: two workers, each with a few servers of a few hundred megabytes
+_ROOM = 2 << 30  # bytes: a whole run on two workers took 1.1 GB at its height
 
 
 class ServerStartError(RuntimeError):
