@@ -75,8 +75,21 @@ def events_router(
     """
     if queue < 1 or heartbeat <= 0:
         raise ConfigurationError(f"queue={queue}, heartbeat={heartbeat}: they must be more than 0")
-    origins = checked(origins)
     router = APIRouter(route_class=Route, dependencies=list(dependencies))
+    add_events(router, feed, origins, heartbeat=heartbeat, queue=queue)
+    return router
+
+
+def add_events(
+    router: APIRouter,
+    feed: FleetFeed,
+    origins: Collection[str] = (),
+    *,
+    heartbeat: float = HEARTBEAT,
+    queue: int = QUEUE,
+) -> None:
+    """Both ways to hear, in a router of their own or with other routes."""
+    origins = checked(origins)
     audiences = Audiences(feed, queue=queue)
 
     @router.websocket("/refresh/events", name="refresh_events_socket")
@@ -121,8 +134,6 @@ def events_router(
         """Each event as a message of its own, for as long as the client stays."""
         # What a browser sends when it reconnects is later than what is in the address.
         return _Stream(audiences.here(), _cursor(last_event_id or since), heartbeat)
-
-    return router
 
 
 def _cursor(text: str | None) -> Cursor | None:

@@ -14,9 +14,9 @@ from mvrefresh.fleet.feed import FleetFeed
 from mvrefresh.web import automated, hierarchy
 from mvrefresh.web.answers import refreshed, status_of
 from mvrefresh.web.bodies import read_body, taken
-from mvrefresh.web.dashboard.router import dashboard_router
+from mvrefresh.web.dashboard.router import add_dashboard
 from mvrefresh.web.errors import documented
-from mvrefresh.web.events import events_router
+from mvrefresh.web.events import add_events
 from mvrefresh.web.models import NothingRefreshed, Refreshed, RefreshStatus, Selection
 from mvrefresh.web.origin import only_from
 from mvrefresh.web.refresher import ByService, Refresher
@@ -123,11 +123,10 @@ def refresh_router(
     if refresher.database is not None and live_events:
         buses = [source.events for source in (service, resolver) if source is not None]
         feed = feed or FleetFeed(refresher.database, buses)
-        router.include_router(events_router(feed, origins=origins))
+        add_events(router, feed, origins)
     if refresher.database is not None and live_events and dashboard:
         tiers = None if resolver is None else resolver.cache_metrics
-        page = dashboard_router(refresher.database, cache=tiers, read_only=read_only)
-        router.include_router(page)
+        add_dashboard(router, refresher.database, tiers, read_only=read_only)
     if resolver is not None:
         hierarchy.add_routes(router, resolver, waiting, id_type)
     return router

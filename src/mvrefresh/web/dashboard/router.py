@@ -44,6 +44,19 @@ def dashboard_router(
         dependencies: The host's, for example who may look.
     """
     router = APIRouter(route_class=Route, dependencies=list(dependencies))
+    add_dashboard(router, database, cache, read_only=read_only, title=title)
+    return router
+
+
+def add_dashboard(
+    router: APIRouter,
+    database: Database,
+    cache: Callable[[], Mapping[str, Any]] | None,
+    *,
+    read_only: bool,
+    title: str = "Materialized views",
+) -> None:
+    """The page and what it asks for, in a router of their own or with other routes."""
     figures = Figures(database, cache)
     page = make_page(
         title=title,
@@ -95,5 +108,3 @@ def dashboard_router(
             shared = loop.create_task(look())
         body = await asyncio.shield(shared)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
-
-    return router
