@@ -6,10 +6,11 @@ import asyncio
 import threading
 
 import pytest
+from psycopg_pool import ConnectionPool
 from tests.hierarchy.test_resolver import TREE, Oracle, make, table  # noqa: F401 - fixtures
 
 from mvrefresh import Database, Every, RefreshService, Schema, errors
-from mvrefresh.aio import AsyncHierarchyResolver, AsyncRefreshService
+from mvrefresh.aio import AsyncHierarchyResolver, AsyncRefreshService, Threads
 
 PATIENCE = 20
 
@@ -164,3 +165,89 @@ def test_a_service(dsn, conn):
 def test_no_threads_are_too_few(resolver):
     with pytest.raises(errors.ConfigurationError):
         AsyncHierarchyResolver(resolver, threads=0)
+
+
+class TestThreads:
+    """What a cancel, a limit and a close reach."""
+
+    def test_a_cancel_between_two_connections_is_not_lost(self, dsn):
+        begun, go_on, ran = threading.Event(), threading.Event(), []
+
+        def work():
+            begun.set()
+            assert go_on.wait(PATIENCE)
+            with database.connection() as connection:
+                ran.append(connection.execute("SELECT 1").fetchone())
+
+        async def cancel():
+            threads = Threads("mvrefresh-test", 1)
+            task = asyncio.ensure_future(threads.call(work))
+            await until(begun.is_set)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+            await threads.close()
+
+        with Database(dsn) as database:
+            asyncio.run(cancel())
+        assert ran == []
+
+    def test_the_connection_of_a_hosts_pool_is_gone_and_not_given_back_alive(self, dsn, conn):
+        """A cancel that arrives late must not hit what the host does next."""
+        conn.execute("SELECT pg_advisory_lock(7)")
+        waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+        def work():
+            with database.connection() as connection:
+                connection.execute("SELECT pg_advisory_xact_lock(7)")
+
+        async def cancel():
+            threads = Threads("mvrefresh-test", 1)
+            task = asyncio.ensure_future(threads.call(work))
+            await until(lambda: conn.execute(waits).fetchone())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await threads.close()
+
+        pool = ConnectionPool(dsn, min_size=1, max_size=1, open=True, close_returns=True)
+        with pool, Database(pool=pool) as database:
+            with pool.connection() as before:
+                pid = before.info.backend_pid
+            asyncio.run(cancel())
+            with pool.connection() as after:
+                assert after.info.backend_pid != pid
+
+    def test_a_timeout_of_the_work_is_its_own(self):
+        def work():
+            raise TimeoutError("of a host's own")
+
+        async def ask():
+            threads = Threads("mvrefresh-test", 1)
+            try:
+                await threads.within(PATIENCE, work)
+            finally:
+                await threads.close()
+
+        with pytest.raises(TimeoutError, match="own"):
+            asyncio.run(ask())
+
+    def test_what_is_broken_off_by_the_end_says_so(self, dsn, conn, monkeypatch):
+        monkeypatch.setattr("mvrefresh.aio.CLOSING", 0.1)
+        conn.execute("SELECT pg_advisory_lock(7)")
+        waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+        def work():
+            with database.connection() as connection:
+                connection.execute("SELECT pg_advisory_xact_lock(7)")
+
+        async def close():
+            threads = Threads("mvrefresh-test", 1)
+            task = asyncio.ensure_future(threads.call(work))
+            await until(lambda: conn.execute(waits).fetchone())
+            await threads.close()
+            await task
+
+        with Database(dsn) as database, pytest.raises(errors.Stopping):
+            asyncio.run(close())

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import psycopg
 
-from mvrefresh.errors import ConfigurationError, DatabaseUnavailable
+from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, Stopping
 from mvrefresh.postgres.reach import REACH
 from mvrefresh.refreshing.cancellation import Cancellation
 from mvrefresh.refreshing.threads import in_thread
@@ -71,10 +72,13 @@ class Threads:
         Raises:
             DatabaseUnavailable: It took longer.
         """
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with limit:
                 return await self.call(work, *args, **kwargs)
         except TimeoutError:
+            if not limit.expired():  # the work's own
+                raise
             raise DatabaseUnavailable(f"there was no answer within {seconds:g} s") from None
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -84,6 +88,8 @@ class Threads:
         @contextmanager
         def reaches(connection: psycopg.Connection[Any]) -> Iterator[None]:
             with cancellation.reaches(connection):
+                if cancellation.requested:  # while it had none in hand
+                    raise _BrokenOffError
                 try:
                     yield
                 except psycopg.errors.QueryCanceled:
@@ -106,10 +112,12 @@ class Threads:
         future.add_done_callback(self._ends.pop)
         try:
             return await asyncio.wrap_future(future)
+        except _BrokenOffError:  # by `close`
+            raise Stopping("the application stops") from None
         except asyncio.CancelledError:
             if not future.cancel() and not future.done():
                 # On a thread of its own: all of ours may be waiting in the server.
-                await asyncio.shield(asyncio.wrap_future(in_thread("mvrefresh-cancel", cancel)))
+                await joined(in_thread("mvrefresh-cancel", cancel))
             raise
 
     async def close(self) -> None:
@@ -127,6 +135,18 @@ class Threads:
         if running := list(self._ends):
             await asyncio.wrap_future(in_thread("mvrefresh-close", wait, running, seconds))
         return [future for future in running if not future.done()]
+
+
+def heard(future: Future[T]) -> asyncio.Future[T]:
+    """The same, for the event loop. If nobody waits for it any more, its error is no fault."""
+    theirs = asyncio.wrap_future(future)
+    theirs.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return theirs
+
+
+def joined(future: Future[T]) -> asyncio.Future[T]:
+    """What can be awaited, and left without an end to it."""
+    return asyncio.shield(heard(future))
 
 
 def _end(cancellation: Cancellation) -> None:
@@ -265,8 +285,22 @@ class AsyncRefreshService:
         self._threads = Threads("mvrefresh-aio-service", 2)
 
     async def start(self) -> bool:
-        """See `RefreshService.start`."""
-        return await self._threads.call(self._service.start)
+        """See `RefreshService.start`; if the task is cancelled, what it has begun is stopped."""
+        left, began = Event(), list[bool]()
+
+        def start() -> bool:
+            began.append(self._service.start())
+            if began[0] and left.is_set():
+                self._service.stop(0)
+            return began[0]
+
+        try:
+            return await self._threads.call(start)
+        except asyncio.CancelledError:
+            left.set()
+            if began and began[0]:
+                in_thread("mvrefresh-aio-stop", self._service.stop, 0)
+            raise
 
     async def stop(self, timeout: float | None = None) -> FinalMetrics:  # noqa: ASYNC109
         """See `RefreshService.stop`; the timeout is the service's: it cancels what runs then."""
@@ -285,7 +319,7 @@ class AsyncRefreshService:
             return self._service.force(views, cascade=cascade, wait=False)
 
         future = await self._threads.call(begin)
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await joined(future)
 
     async def status(self) -> ServiceStatus:
         """See `RefreshService.status`."""

@@ -167,6 +167,12 @@ class NotRunning(MvrefreshError):
     fix = "Call start() first; or refresh without a service: mvrefresh.refresh(database, views)."
 
 
+class Stopping(MvrefreshError):
+    """What was asked for is broken off, since the application that was asked stops."""
+
+    fix = "Ask again when it has been started."
+
+
 class RefreshTimeout(MvrefreshError, TimeoutError):
     """A caller waited for as long as it wanted to; the refresh goes on without it."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.refreshing.test_transaction import wait_until
 
 from mvrefresh import Database, RefreshPolicy, UsageRefresh, UsageSource
 from mvrefresh.errors import ConfigurationError, DatabaseUnavailable, SchemaMissing
+from mvrefresh.refreshing.threads import in_thread
 
 DAILY, HOURLY = "archon_mcp_usage_daily", "archon_mcp_usage_hourly"
 BOTH = pytest.mark.parametrize("by", ["library", "function"])
@@ -44,6 +46,23 @@ def test_success(conn, database, source, by):
     assert conn.execute(f"SELECT sum(call_count) FROM {HOURLY}").fetchone() == (1,)
     (trigger,) = conn.execute("SELECT DISTINCT trigger FROM mvrefresh.refresh_metrics").fetchone()
     assert trigger == {"library": "usage", "function": "refresh_mcp_usage_views"}[by]
+
+
+@BOTH
+def test_a_cancel_reaches_it_wherever_it_is(conn, database, source, by):
+    """Here before it has begun: in its look at the catalog, or at its function."""
+    usage = UsageRefresh(database, source, by)
+    refreshed = "SELECT count(*) FROM mvrefresh.refresh_metrics"
+    with conn.transaction():
+        conn.execute("LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE")
+        work = in_thread("refresh", usage.refresh)
+        wait_until(lambda: conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+        assert usage.cancel()
+        outcome = work.result(20)
+    assert outcome.results == {HOURLY: False, DAILY: False}
+    assert "cancel" in outcome.errors[HOURLY]
+    assert conn.execute(refreshed).fetchone() == (0,)
+    assert usage.refresh()  # it was that one call alone
 
 
 @BOTH

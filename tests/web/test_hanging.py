@@ -72,6 +72,25 @@ def test_a_history_that_hangs_keeps_no_other_route_waiting(silent, impatient, mo
     visit(app_of(refresh_router(database=far)), talk)
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+def test_the_application_ends_though_a_refresh_waits_for_the_catalog(
+    silent, impatient, conn, hangs
+):
+    proxy, far = silent
+    path = f"{USAGE}/refresh-views"
+
+    async def talk(client):
+        asyncio.ensure_future(client.post(path)).add_done_callback(lambda done: done.exception())
+        await until(lambda: conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+        if hangs:
+            proxy.go_silent()
+
+    with conn.transaction():
+        conn.execute("LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE")
+        visit(app_of(usage_router(far), prefix=USAGE), talk)
+    wait_until(lambda: "mvrefresh-usage" not in {t.name for t in threading.enumerate()})
+
+
 @pytest.mark.parametrize("by", ["library", "function"])
 def test_the_application_ends_though_a_refresh_waits(silent, impatient, conn, by):
     proxy, far = silent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from threading import Event
@@ -11,7 +12,7 @@ from threading import Event
 import pytest
 from tests.web.conftest import PATIENCE
 
-from mvrefresh.errors import NotRunning
+from mvrefresh.errors import Stopping
 from mvrefresh.refreshing.threads import current_crew
 from mvrefresh.web.waiting import InTurn, on_a_thread, within
 
@@ -102,7 +103,7 @@ def test_the_end_ends_what_runs_and_what_would_be_next(work):
     turns.close()
     assert cancelled
     assert first.result(0) == 1
-    with pytest.raises(NotRunning):
+    with pytest.raises(Stopping):
         following.result(0)
     assert work.calls == 1
     assert turns.ask().result(PATIENCE) == 2
@@ -120,6 +121,19 @@ def test_a_server_that_does_not_answer_is_hung_up_on(work):
     assert work.begun.wait(PATIENCE)
     turns.close()
     assert first.result(0) == (crews[0], 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_begins_anew(work):
+    turns = InTurn("test", work)
+    turns.ask()
+    assert work.begun.wait(PATIENCE)
+    if (child := os.fork()) == 0:
+        work.go_on.set()
+        os._exit(0 if turns.ask().result(PATIENCE) == 2 else 1)
+    work.go_on.set()
+    assert os.waitpid(child, 0)[1] == 0
+    assert turns.ask().result(PATIENCE) == 2
 
 
 def test_what_cannot_be_ended_is_not_waited_for(work):

@@ -116,7 +116,7 @@ class FleetFeed:
         with self._lock:
             self._listeners = (*self._listeners, listener)
             if self._heard is None:
-                self._heard = ExitStack()
+                self._heard, self._going = ExitStack(), GoingOn()
                 for bus in self._buses:
                     self._heard.enter_context(bus.subscribe(self._take))
             if self._lost is not None:
@@ -127,6 +127,12 @@ class FleetFeed:
                 except BaseException:
                     self.leave(listener)
                     raise
+
+    @property
+    def lost(self) -> News | None:
+        """That the database does not answer, for as long as it does not."""
+        why = self._lost
+        return None if why is None else self._lost_news(why)
 
     def leave(self, listener: Callable[[News], None]) -> None:
         """Tell it no more; after the last one the thread ends by itself."""
@@ -149,6 +155,7 @@ class FleetFeed:
         """
         future: Future[list[News]] = Future()
         with self._lock:
+            self._asked = [ask for ask in self._asked if not ask.future.cancelled()]
             self._asked.append(Ask(cursor, future))
             self._ring()
         return future
@@ -303,6 +310,9 @@ class FleetFeed:
             asked, self._asked = self._asked, []
         while asked:
             ask = asked[0]
+            if ask.future.cancelled():
+                asked.remove(ask)
+                continue
             try:
                 missed = self._missed(wire, ask.cursor)
             except BaseException as error:

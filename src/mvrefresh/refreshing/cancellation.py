@@ -55,7 +55,7 @@ class Cancellation:
                 del self._connections[connection]
                 if self.requested:
                     # A cancel that arrives late must not hit what runs on it next.
-                    connection.close()
+                    connection.pgconn.finish()  # not close(): that of a pool's may give it back
                 self._changed.notify_all()
 
     def sever(self) -> None:

@@ -157,30 +157,15 @@ class Forcing:
 
     def _refresh(self, views: frozenset[ViewLike] | None, cascade: bool) -> RefreshReport:
         with unavailable_when_lost(psycopg.Error), self._runner.database.dedicated() as connection:
-            plan, since = self._plan(connection, views, cascade=cascade)
+            plan, since, missing = self._plan(connection, views, cascade=cascade)
         known = self._runner.schema is not None  # without, nobody knows what content holds
         report = self._runner.run(plan, since=since if known else None, trigger="force")
-        return report if views is not None else self._with_the_missing(report)
-
-    def _with_the_missing(self, report: RefreshReport) -> RefreshReport:
-        """Views that were to be refreshed and are not there have failed."""
-        roll = self._roster.roll
-        missing = () if roll is None else roll.unknown
-        outcomes = []
-        for name in missing:
-            error = UnknownView(
-                f"there is no materialized view {name} in this database, or several"
-            )
-            outcomes.append(
-                RefreshOutcome(
-                    name, Status.FAILED, report.run_id, reason="there is no such view", error=error
-                )
-            )
-        return replace(report, outcomes=(*report.outcomes, *outcomes)) if outcomes else report
+        return _with_the_missing(report, missing)
 
     def _plan(
         self, connection: AnyConnection, views: frozenset[ViewLike] | None, *, cascade: bool
-    ) -> tuple[Plan, Since | None]:
+    ) -> tuple[Plan, Since | None, tuple[str, ...]]:
+        """What to do, since when, and which of all the service's views are not there."""
         tick = read_tick(connection, None)
         roll = self._roster.at(connection, tick.fingerprint)
         graph = roll.graph
@@ -193,7 +178,21 @@ class Forcing:
             wanted |= graph.dependants(wanted)
         wanted |= graph.upstream(wanted)
         plan = make_plan(graph, wanted, method=self._method, fallback=self._fallback)
-        return plan, Since(tick.snapshot, tick.now) if tick.snapshot else None
+        missing = roll.unknown if views is None else ()
+        return plan, Since(tick.snapshot, tick.now) if tick.snapshot else None, missing
+
+
+def _with_the_missing(report: RefreshReport, missing: tuple[str, ...]) -> RefreshReport:
+    """Views that were to be refreshed and are not there have failed."""
+    outcomes = list(report.outcomes)
+    for name in missing:
+        error = UnknownView(f"there is no materialized view {name} in this database, or several")
+        outcomes.append(
+            RefreshOutcome(
+                name, Status.FAILED, report.run_id, reason="there is no such view", error=error
+            )
+        )
+    return replace(report, outcomes=tuple(outcomes)) if missing else report
 
 
 def _begins(future: Future[RefreshReport]) -> bool:

@@ -6,8 +6,9 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Condition, get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import psycopg
 from psycopg import sql
@@ -16,6 +17,7 @@ from psycopg.rows import tuple_row
 from mvrefresh import api
 from mvrefresh.errors import (
     ConfigurationError,
+    MvrefreshError,
     SchemaMissing,
     SchemaNotPermitted,
     UnknownView,
@@ -23,6 +25,7 @@ from mvrefresh.errors import (
 from mvrefresh.postgres import definition
 from mvrefresh.postgres.catalog import read_catalog
 from mvrefresh.postgres.faults import is_connection_loss, message_of, unavailable_when_lost
+from mvrefresh.postgres.reach import REACH
 from mvrefresh.refreshing.cancellation import Cancellation
 from mvrefresh.refreshing.policy import RefreshPolicy
 from mvrefresh.refreshing.runner import Runner
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from mvrefresh.events import EventBus
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
+    from mvrefresh.postgres.reach import Reaches
     from mvrefresh.refreshing.view import ViewName
 
 logger = logging.getLogger("mvrefresh")
@@ -99,7 +103,8 @@ class UsageRefresh:
         self.by: By = by
         self._policy = policy or RefreshPolicy(trigger="usage")
         self._runner = Runner(database, metrics=metrics, policy=self._policy, events=events)
-        self._calls: set[Cancellation] = set()
+        self._calls: dict[Cancellation, int] = {}  # and the thread of each
+        self._changed = Condition()
 
     def refresh(self) -> UsageOutcome:
         """Refresh all views of the source; blocks until the last one is done.
@@ -110,7 +115,7 @@ class UsageRefresh:
             SchemaMissing: The library's tables, or the function, are not installed.
             DatabaseUnavailable: The database cannot be reached.
         """
-        done = self._by_library() if self.by == "library" else self._by_function()
+        done = self._done()
         results = {str(view): done.get(str(view), "") is None for view in self.source.views}
         errors = {view: done.get(view) or "" for view, fresh in results.items() if not fresh}
         for view, error in errors.items():
@@ -123,6 +128,24 @@ class UsageRefresh:
             errors=errors,
         )
 
+    def _done(self) -> dict[str, str | None]:
+        """View -> None, or why not; within reach of `cancel` from its first statement."""
+        call = Cancellation()
+        self._calls[call] = get_ident()
+        before = REACH.set(_both(REACH.get(), call.reaches))
+        try:
+            return self._by_library(call) if self.by == "library" else self._by_function()
+        except (MvrefreshError, psycopg.Error) as error:
+            if not call.requested:
+                raise
+            why = f"it was cancelled: {message_of(error)}"
+            return {str(view): why for view in self.source.views}
+        finally:
+            REACH.reset(before)
+            with self._changed:
+                del self._calls[call]
+                self._changed.notify_all()
+
     def cancel(self, timeout: float = 10.0) -> bool:
         """End in the server what runs; its outcome says so.
 
@@ -133,17 +156,23 @@ class UsageRefresh:
             Whether nothing runs any more.
         """
         deadline = monotonic() + timeout
-        ended = [
+        calls = dict(self._calls)
+        for call in calls:
+            call.request()
+        for cancel in (self._runner.cancel, *(call.cancel for call in calls)):
             cancel(max(0.0, deadline - monotonic()))
-            for cancel in (self._runner.cancel, *(call.cancel for call in list(self._calls)))
-        ]
-        return all(ended)
+        if get_ident() in calls.values():  # a callback: what it waits for waits for it
+            return False
+        with self._changed:
+            left = max(0.0, deadline - monotonic())
+            return self._changed.wait_for(lambda: calls.keys().isdisjoint(self._calls), left)
 
-    def _by_library(self) -> dict[str, str | None]:
-        """View -> None, or why not."""
+    def _by_library(self, call: Cancellation) -> dict[str, str | None]:
         found, done = self._look_up()
         if found:
-            report = self._runner.run(api.plan(self.database, found))
+            plan = api.plan(self.database, found)
+            call.check("the roll-ups")
+            report = self._runner.run(plan)
             done |= {o.view: None if o else str(o.error or o.status) for o in report}
         return done
 
@@ -188,17 +217,19 @@ class UsageRefresh:
             definition.identifier(self.source.function)
         )
         limit = round((self._policy.refresh_timeout or 0) * 1000)
-        with self._cancellable(connection), connection.transaction():
+        with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE")
             connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{limit}ms",))
             return connection.cursor(row_factory=tuple_row).execute(query).fetchall()
 
+
+def _both(outer: Reaches | None, inner: Reaches) -> Reaches:
+    if outer is None:
+        return inner
+
     @contextmanager
-    def _cancellable(self, connection: psycopg.Connection[object]) -> Iterator[None]:
-        call = Cancellation()
-        self._calls.add(call)
-        try:
-            with call.reaches(connection):
-                yield
-        finally:
-            self._calls.discard(call)
+    def reaches(connection: psycopg.Connection[Any]) -> Iterator[None]:
+        with outer(connection), inner(connection):
+            yield
+
+    return reaches

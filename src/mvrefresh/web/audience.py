@@ -42,13 +42,14 @@ class Client:
     Attributes:
         over: Set once nothing more is sent to it: with the reason, if it is too slow; with None, if
             it has gone.
+        asked: What it has missed, once that is read.
         context, send, sender: See `Recipient`.
     """
 
     __slots__ = (
         "_cursor", "_delivery", "_ended", "_heard", "_heartbeat", "_idle", "_loop", "_missed",
-        "_most", "_resuming", "_silent_since", "_timer", "_waiting", "context", "over", "send",
-        "sender",
+        "_most", "_resuming", "_silent_since", "_timer", "_waiting", "asked", "context", "over",
+        "send", "sender",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class Client:
         self.over: asyncio.Future[str | None] = self._loop.create_future()
         self.context = copy_context()
         self.send = send
+        self.asked: Future[list[News]] | None = None
         self.sender: asyncio.Task[Any] | None = None
         self._delivery = delivery
         self._cursor = cursor
@@ -161,11 +163,17 @@ class Audience:
             cursor: Where to go on.
             heartbeat: Seconds of silence after which it is broken.
         """
-        if not self._clients:
+        lost = None
+        if self._clients:
+            lost = self._feed.lost  # the first one hears it as a listener does
+        else:
             self._feed.listen(self._hear)
         client = Client(self._delivery, send, cursor, self._queue, heartbeat)
         self._clients.add(client)
-        found = self._feed.since(cursor)
+        if lost is not None:
+            client.offer(message_of(lost))
+            self._delivery.go()
+        found = client.asked = self._feed.since(cursor)
         found.add_done_callback(lambda future: self._call(self._resume, client, future))
         return client
 
@@ -174,7 +182,13 @@ class Audience:
         self._clients.discard(client)
         if not self._clients:
             self._feed.leave(self._hear)
+        if client.asked is not None:
+            client.asked.cancel()
         await client.leave()
+
+    def forsake(self) -> None:
+        """The loop is closed, and whoever was left on it with it."""
+        self._feed.leave(self._hear)
 
     def _hear(self, news: News) -> None:
         self._call(self._hand_out, message_of(news))
@@ -211,7 +225,7 @@ class Audiences:
         """That of the loop that runs."""
         loop = asyncio.get_running_loop()
         for closed in [each for each in self._of if each.is_closed()]:
-            del self._of[closed]
+            self._of.pop(closed).forsake()
         if loop not in self._of:
             self._of[loop] = Audience(self._feed, queue=self._queue)
         return self._of[loop]

@@ -93,8 +93,10 @@ class Delivery:
                         continue
                     await _go_on(work, awaited, recipient.context)
                     now = self._loop.time()
-            except Exception:  # noqa: BLE001 - servers have errors of their own for who has gone
+            except BaseException as error:
                 recipient.end()
+                if not isinstance(error, Exception):
+                    raise
             finally:
                 recipient.sender = None
             recipient.rest(now)

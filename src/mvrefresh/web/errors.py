@@ -53,6 +53,7 @@ MEANINGS: Final[tuple[tuple[type[BaseException], Meaning], ...]] = (
     (ValidationError, Meaning(422)),
     (psycopg.DataError, Meaning(422, "a parameter is not one that the database takes")),
     (errors.RefreshTimeout, Meaning(504)),
+    (errors.Stopping, Meaning(503)),
     (errors.DatabaseUnavailable, Meaning(503, AWAY)),
     (errors.SchemaMissing, Meaning(503, NOT_INSTALLED)),
     (errors.MvrefreshError, Meaning(503, AWAY)),

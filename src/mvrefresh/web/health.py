@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
+from mvrefresh.aio import heard, joined
 from mvrefresh.events import HealthChanged, ServiceStarted, ServiceStopped
 from mvrefresh.service.health import Check, ServiceHealth, pool_check
 from mvrefresh.web.waiting import on_a_thread
@@ -86,11 +87,11 @@ class HealthWatch:
     async def stop(self) -> None:
         """Look no more."""
         task, self._task = self._task, None
+        self._heard.close()
+        self._hears = False
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        self._heard.close()
-        self._hears = False
         self._found = None
 
     def _hear(self, event: Event) -> None:
@@ -106,7 +107,7 @@ class HealthWatch:
             future = on_a_thread("mvrefresh-health", self.look)
             try:
                 async with asyncio.timeout(self._patience):
-                    self._found = await asyncio.shield(asyncio.wrap_future(future))
+                    self._found = await joined(future)
             except TimeoutError:
                 self._found = self._silence()
                 self._first.set()
@@ -120,7 +121,7 @@ class HealthWatch:
             self._bell.clear()
 
     async def _returned(self, future: Future[ServiceHealth]) -> None:
-        found = await asyncio.wait([asyncio.wrap_future(future)])
+        found = await asyncio.wait([heard(future)])
         del found  # late, and of then: the next look says what is now
 
     def _silence(self, why: str = "") -> ServiceHealth:

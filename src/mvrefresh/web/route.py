@@ -9,6 +9,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from mvrefresh.errors import Stopping
 from mvrefresh.web.errors import EXPECTED, answer_to
 from mvrefresh.web.responses import answer
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-STOPPING: Final = "the application stops"
 _STOPS: Final = "graceful shutdown"  # in what uvicorn says to a request that has had its time
 
 _TAKEN = (
@@ -50,7 +50,7 @@ class Route(APIRoute):
             except asyncio.CancelledError as error:
                 if _STOPS not in str(error):
                     raise
-                return answer({"detail": STOPPING}, 503)
+                return answer_to(Stopping("the application stops"))
 
         return answered
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future, wait
 from threading import Lock, Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar
 
-from mvrefresh.aio import AsyncHierarchyResolver, Threads
-from mvrefresh.errors import NotRunning, RefreshTimeout
+from mvrefresh.aio import AsyncHierarchyResolver, Threads, joined
+from mvrefresh.cache.forks import made_anew_after_fork
+from mvrefresh.errors import RefreshTimeout, Stopping
 from mvrefresh.refreshing.threads import crew_thread
 
 if TYPE_CHECKING:
@@ -58,18 +60,11 @@ async def within(future: Future[T], timeout: float | None) -> T:  # noqa: ASYNC1
     """
     try:
         async with asyncio.timeout(timeout):
-            return await _joined(future)
+            return await joined(future)
     except TimeoutError:
         if future.done():
             return future.result()
         raise RefreshTimeout(f"the refresh was not done within {timeout:g} s") from None
-
-
-def _joined(future: Future[T]) -> asyncio.Future[T]:
-    """What can be awaited, and left: nobody hears of an error then, and that is no fault."""
-    theirs = asyncio.wrap_future(future)
-    theirs.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return asyncio.shield(theirs)
 
 
 class Together(Generic[T]):
@@ -91,7 +86,7 @@ class Together(Generic[T]):
         if anew or future is None or future.done():
             future, begun = on_a_thread(self._name, self._work), True
             self._future = future
-        return await _joined(future), begun
+        return await joined(future), begun
 
 
 class InTurn(Generic[T]):
@@ -119,6 +114,11 @@ class InTurn(Generic[T]):
         self._cancel = cancel
         self._sever = sever
         self._crew = object()
+        self.after_fork()
+        made_anew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread and its callers are the parent's."""
         self._lock = Lock()
         self._running: Future[None] | None = None
         self._next: Future[T] | None = None
@@ -138,11 +138,12 @@ class InTurn(Generic[T]):
         with self._lock:
             running, waiting, self._next = self._running, self._next, None
         if waiting is not None and waiting.set_running_or_notify_cancel():
-            waiting.set_exception(NotRunning("the application stops"))
+            waiting.set_exception(Stopping("the application stops"))
         if self._cancel is None or running is None:
             return
+        since = monotonic()
         while not running.done():
-            if not self._cancel(_PATIENCE):
+            if not self._cancel(_PATIENCE) or monotonic() - since > _PATIENCE:
                 self._sever(self._crew)
             wait([running], timeout=_AGAIN)
 
