@@ -17,6 +17,7 @@ One tree; every class says in `fix` what to do about it, and every message ends 
     │   ├── SchemaTooNew            they are of a newer version
     │   └── SchemaNotPermitted      the role may not use them
     ├── NotRunning                  the refresh service is not running
+    ├── Stopping                    the application stops, and breaks off what it was asked
     ├── RefreshTimeout              nobody waits any longer; the refresh goes on
     ├── RecordingFailed             the metrics store did not take a required record
     ├── RecordNotStored             nor one that was not required: the refresh stands
