@@ -14,7 +14,6 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from mvrefresh import api
 from mvrefresh.errors import (
     ConfigurationError,
     MvrefreshError,
@@ -27,17 +26,19 @@ from mvrefresh.postgres.catalog import read_catalog
 from mvrefresh.postgres.faults import is_connection_loss, message_of, unavailable_when_lost
 from mvrefresh.postgres.reach import REACH
 from mvrefresh.refreshing.cancellation import Cancellation
+from mvrefresh.refreshing.plan import make_plan
 from mvrefresh.refreshing.policy import RefreshPolicy
 from mvrefresh.refreshing.runner import Runner
 from mvrefresh.usage.source import UsageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mvrefresh.events import EventBus
     from mvrefresh.metrics.store import MetricsStore
     from mvrefresh.postgres.database import Database
     from mvrefresh.postgres.reach import Reaches
+    from mvrefresh.refreshing.plan import Plan
     from mvrefresh.refreshing.view import ViewName
 
 logger = logging.getLogger("mvrefresh")
@@ -45,6 +46,12 @@ logger = logging.getLogger("mvrefresh")
 By: TypeAlias = Literal["library", "function"]
 
 SUCCESS = "Materialized views refreshed successfully"
+
+
+def summary_of(failed: Iterable[str]) -> str:
+    """For people; it names the views that were not refreshed."""
+    names = ", ".join(failed)
+    return f"Materialized views not refreshed: {names}" if names else SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,7 @@ class UsageRefresh:
             logger.warning("usage: %s was not refreshed: %s", view, error)
         return UsageOutcome(
             success=not errors,
-            message=f"Materialized views not refreshed: {', '.join(errors)}" if errors else SUCCESS,
+            message=summary_of(errors),
             refreshed_at=datetime.now(UTC),
             results=results,
             errors=errors,
@@ -168,16 +175,15 @@ class UsageRefresh:
             return self._changed.wait_for(lambda: calls.keys().isdisjoint(self._calls), left)
 
     def _by_library(self, call: Cancellation) -> dict[str, str | None]:
-        found, done = self._look_up()
-        if found:
-            plan = api.plan(self.database, found)
+        plan, done = self._plan()
+        if plan is not None:
             call.check("the roll-ups")
             report = self._runner.run(plan)
             done |= {o.view: None if o else str(o.error or o.status) for o in report}
         return done
 
-    def _look_up(self) -> tuple[list[ViewName], dict[str, str | None]]:
-        """The views that are there, and of the others why not."""
+    def _plan(self) -> tuple[Plan | None, dict[str, str | None]]:
+        """What to do for the views that are there, and of the others why not."""
         found: list[ViewName] = []
         missing: dict[str, str | None] = {}
         with unavailable_when_lost(psycopg.Error), self.database.dedicated() as connection:
@@ -189,7 +195,9 @@ class UsageRefresh:
                 missing[str(view)] = str(error)
             else:
                 found.append(view)
-        return found, missing
+        if not found:
+            return None, missing
+        return make_plan(graph, found), missing
 
     def _by_function(self) -> dict[str, str | None]:
         name = self.source.function

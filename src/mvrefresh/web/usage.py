@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from mvrefresh.errors import ConfigurationError
 from mvrefresh.expected import DATABASE, USAGE_SOURCE, expect
-from mvrefresh.usage.refresh import SUCCESS, By, UsageRefresh
+from mvrefresh.usage.refresh import By, UsageRefresh, summary_of
 from mvrefresh.web.errors import documented
 from mvrefresh.web.models import UsageNotRefreshed, UsageRefreshed
 from mvrefresh.web.origin import only_from
@@ -131,10 +131,9 @@ def _add_refresh(
         failed = [view for view, done in results.items() if not done]
         document: dict[str, Any] = {
             "success": not failed,
-            "message": SUCCESS,
+            "message": summary_of(failed),
             "refreshed_at": datetime.now(UTC),
         }
         if not failed:
             return answer(document)
-        document["message"] = f"Materialized views not refreshed: {', '.join(failed)}"
         return answer(document | {"detail": document["message"], "results": results}, 500)
