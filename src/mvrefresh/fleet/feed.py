@@ -2,8 +2,8 @@
 
 One thread and one connection a feed, and only while somebody listens. A notification makes it read
 history and state at once, and it reads every second besides: a failure sends no notification, nor
-does a refresh that begins. What
-this process has told by its own event is not told again out of the history, nor the other way.
+does a refresh that begins. What this process has told by its own event is not told again out of the
+history, nor the other way.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class FleetFeed:
         self._told: dict[Key, datetime | None] = {}  # by their moment; None: before the first look
         self._known: dict[str, str] = {}  # view -> run, of the state
         self._going = GoingOn()
-        self._lost: str | None = None
+        self._lost = False
 
     # -- who is told ---------------------------------------------------------------------------
 
@@ -119,8 +119,8 @@ class FleetFeed:
                 self._heard, self._going = ExitStack(), GoingOn()
                 for bus in self._buses:
                     self._heard.enter_context(bus.subscribe(self._take))
-            if self._lost is not None:
-                listener(self._lost_news(self._lost))
+            if (lost := self.lost) is not None:
+                listener(lost)
             if self._thread is None:
                 try:
                     self._begin()
@@ -131,8 +131,7 @@ class FleetFeed:
     @property
     def lost(self) -> News | None:
         """That the database does not answer, for as long as it does not."""
-        why = self._lost
-        return None if why is None else self._lost_news(why)
+        return _lost_news() if self._lost else None
 
     def leave(self, listener: Callable[[News], None]) -> None:
         """Tell it no more; after the last one the thread ends by itself."""
@@ -205,10 +204,6 @@ class FleetFeed:
         latest = islice(reversed(self._told), MOST)
         return cursor_text(self._moment, map(hash_of, latest))
 
-    @staticmethod
-    def _lost_news(why: str) -> News:
-        return News("FeedLost", datetime.now(UTC), {"why": why})
-
     # -- the thread ----------------------------------------------------------------------------
 
     def _run(self, ours: socket.socket, bell: socket.socket) -> None:
@@ -245,18 +240,18 @@ class FleetFeed:
             if self._listeners:
                 return False
             self._thread = self._bell = None
-            self.state, self._lost = "off", None
+            self.state, self._lost = "off", False
             asked, self._asked = self._asked, []
         for ask in asked:
             ask.future.cancel()
         return True
 
     def _lose(self, why: str, *, unforeseen: bool) -> None:
-        if self._lost is None:  # once an outage
+        if not self._lost:  # once an outage
             log.warning("other processes cannot be heard: %s", why, exc_info=unforeseen)
             with self._lock:
-                self._lost = AWAY
-                self._tell(self._lost_news(AWAY))
+                self._lost = True
+                self._tell(_lost_news())
 
     def _stay(self, wire: Wire) -> None:
         while True:
@@ -276,8 +271,8 @@ class FleetFeed:
         pids |= self._database.dedicated_pids()  # before, or since
         with self._lock:
             self._moment = page.now
-            if self._lost is not None:
-                self._lost = None
+            if self._lost:
+                self._lost = False
                 self._tell(News("FeedRestored", datetime.now(UTC), {}))
             if page.cut and not first:
                 self._tell(gap(page))
@@ -334,3 +329,7 @@ class FleetFeed:
             return []
         page = ledger.read(wire, self._database.schema, cursor.since, None)
         return list(missed(page, cursor))
+
+
+def _lost_news() -> News:
+    return News("FeedLost", datetime.now(UTC), {"why": AWAY})

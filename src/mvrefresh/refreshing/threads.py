@@ -7,6 +7,7 @@ that forgot to stop a refresh of an hour would hang for it. These are daemons.
 from __future__ import annotations
 
 from concurrent.futures import Future
+from functools import partial
 from threading import Thread, current_thread
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -45,6 +46,16 @@ class Work(Future[T], Generic[T]):
     thread: Thread
 
 
+def settle(future: Future[T], work: Callable[[], T]) -> None:
+    """Let a future that runs have what `work` gives, or whatever it raises."""
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - whoever reads the future gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
 def in_thread(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Work[T]:
     """Call `work` on a new daemon thread; the future has its result or what it raised."""
     return crew_thread(None, name, work, *args, **kwargs)
@@ -56,15 +67,7 @@ def crew_thread(
     """As `in_thread`, as one of a crew."""
     future: Work[T] = Work()
     future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result = work(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - whoever reads the future gets it
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    future.thread = OurThread(crew=crew, target=run, name=name)
+    call = partial(work, *args, **kwargs)
+    future.thread = OurThread(crew=crew, target=settle, args=(future, call), name=name)
     future.thread.start()
     return future

@@ -47,7 +47,7 @@ class Client:
     """
 
     __slots__ = (
-        "_cursor", "_delivery", "_ended", "_heard", "_heartbeat", "_idle", "_loop", "_missed",
+        "_cursor", "_delivery", "_heard", "_heartbeat", "_idle", "_loop", "_missed",
         "_most", "_resuming", "_silent_since", "_timer", "_waiting", "asked", "context", "over",
         "send", "sender",
     )  # fmt: skip
@@ -68,7 +68,6 @@ class Client:
         self._missed: deque[News] = deque()  # first; a bound of their own
         self._heard: set[Key] = set()  # out of `_missed`
         self._resuming = cursor is not None
-        self._ended = False
         self._idle = True  # nothing waits, and nothing is being sent
         self._heartbeat = heartbeat
         self._silent_since = self._loop.time()
@@ -76,7 +75,7 @@ class Client:
 
     def offer(self, message: Message) -> None:
         """Let it wait, or drop the client. Then somebody has to `go`."""
-        if self._ended:
+        if self.over.done():
             return
         if (
             self._cursor is not None
@@ -97,7 +96,7 @@ class Client:
     def resume(self, missed: list[News], joined: News) -> None:
         """What the client has missed comes before all that waits, and that it has joined after."""
         self._resuming = False
-        if not self._ended:
+        if not self.over.done():
             self._heard = {news.key for news in missed if news.key}
             self._missed.extend(missed)
             self._waiting = deque(m for m in self._waiting if m.news.key not in self._heard)
@@ -132,7 +131,6 @@ class Client:
         """Send nothing more."""
         self._waiting.clear()
         self._missed.clear()
-        self._ended = True
         if not self.over.done():
             self.over.set_result(reason)
 

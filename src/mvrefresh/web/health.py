@@ -66,8 +66,7 @@ class HealthWatch:
         self._first = asyncio.Event()
         self._bell = asyncio.Event()
         self._ping: Future[Any] | None = None
-        self._heard = ExitStack()
-        self._hears = False
+        self._heard: ExitStack | None = None  # the subscription to the service
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.looks = 0
@@ -79,16 +78,17 @@ class HealthWatch:
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._task is None or self._task.done():
             self._loop, self._first, self._bell = loop, asyncio.Event(), asyncio.Event()
-            if self._service is not None and not self._hears:
+            if self._service is not None and self._heard is None:
+                self._heard = ExitStack()
                 self._heard.enter_context(self._service.subscribe(self._hear))
-                self._hears = True
             self._task = loop.create_task(self._run(), name="mvrefresh-health")
 
     async def stop(self) -> None:
         """Look no more."""
         task, self._task = self._task, None
-        self._heard.close()
-        self._hears = False
+        if self._heard is not None:
+            self._heard.close()
+            self._heard = None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
@@ -111,7 +111,8 @@ class HealthWatch:
             except TimeoutError:
                 self._found = self._silence()
                 self._first.set()
-                await self._returned(future)
+                # What comes late is of then: the next look says what is now.
+                await asyncio.wait([heard(future)])
             except Exception as error:  # noqa: BLE001 - a look must not end the looking
                 self._found = self._silence(f"the look itself failed: {type(error).__name__}")
             self._first.set()
@@ -119,10 +120,6 @@ class HealthWatch:
                 async with asyncio.timeout(self._every):
                     await self._bell.wait()
             self._bell.clear()
-
-    async def _returned(self, future: Future[ServiceHealth]) -> None:
-        found = await asyncio.wait([heard(future)])
-        del found  # late, and of then: the next look says what is now
 
     def _silence(self, why: str = "") -> ServiceHealth:
         known = {} if self._found is None else dict(self._found.checks)

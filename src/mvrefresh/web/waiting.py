@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar
 from mvrefresh.aio import AsyncHierarchyResolver, Threads, joined
 from mvrefresh.cache.forks import made_anew_after_fork
 from mvrefresh.errors import RefreshTimeout, Stopping
-from mvrefresh.refreshing.threads import crew_thread
+from mvrefresh.refreshing.threads import crew_thread, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,16 +39,7 @@ def on_a_thread(name: str, work: Callable[[], T]) -> Future[T]:
     """
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    Thread(target=run, name=name, daemon=True).start()
+    Thread(target=settle, args=(future, work), name=name, daemon=True).start()
     return future
 
 
@@ -154,14 +145,8 @@ class InTurn(Generic[T]):
                 if future is None:
                     self._running = None
                     return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = self._work()
-            except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            if future.set_running_or_notify_cancel():
+                settle(future, self._work)
 
 
 class Waiting:
